@@ -20,7 +20,7 @@ help:
 	@echo 'make check     lint, format, types, import rules, the OpenAPI document'
 	@echo 'make audit     licenses, bill of materials, known vulnerabilities of the pinned packages'
 	@echo 'make sbom      only the bill of materials: build/sbom.json'
-	@echo 'make bench     compare with other servers, 12 minutes; QUICK=1 for a first look'
+	@echo 'make bench     compare with other servers, 25 minutes; QUICK=1 for a first look'
 	@echo 'make chaos     break every part under load and count lost requests; 30 minutes'
 	@echo 'make soak      100,000 requests, watching for growth; SOAK_REQUESTS=5000 for fewer'
 	@echo 'make fuzz      hostile bytes to every parser; FUZZ_EXAMPLES=1000 for fewer'
@@ -42,10 +42,12 @@ test: fetched
 test-all: fetched
 	@$(PYTEST) -m ''
 
+# Into the home that the tests use, whatever service runs here.
 .PHONY: fetched
 fetched:
 	@scripts/venv dev
-	@$(OPSIN) weights pull || echo 'Tests that need the missing files will be skipped.' >&2
+	@OPSIN_HOME="$${OPSIN_HOME:-var}" $(OPSIN) weights pull || \
+		echo 'Tests that need the missing files will be skipped.' >&2
 
 check:
 	@scripts/venv dev

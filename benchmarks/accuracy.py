@@ -6,6 +6,8 @@ FOLDER holds images and a `labels.csv` with the columns file and class_index. Fo
 it prints top-1 and top-5 accuracy both ways, and the largest difference of their probabilities.
 The version is read from the store in OPSIN_HOME and run by TensorFlow in float32.
 The version is read from the store in OPSIN_HOME and run by TensorFlow in float32.
+The version is read from the store in OPSIN_HOME and run by TensorFlow in float32.
+The version is read from the store in OPSIN_HOME and run by TensorFlow in float32.
 What the service adds (decoding in another process, batching, padding, HTTP) must change nothing.
 """
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
+
 from benchmarks.figures import Part, Row
 from benchmarks.load.plan import Plan, Result
 from benchmarks.load.process import LoadFailedError, measure
@@ -39,7 +41,8 @@ class Schedule:
         warmup: Seconds of warm-up before each measurement.
         curve: Seconds at each number of clients; 0 skips the curve.
         poisson: Seconds at each share of the capacity.
-        shares: Shares of the capacity; empty skips Poisson arrivals.
+        shares: Shares of Opsin's capacity; empty skips Poisson arrivals.
+        peer_shares: Those of them at which the peers are measured as well.
         start: Seconds that a server may take to start.
     """
 
@@ -50,6 +53,7 @@ class Schedule:
     curve: float
     poisson: float
     shares: tuple[float, ...]
+    peer_shares: tuple[float, ...] = ()
     start: float = 120.0
 
 
@@ -89,16 +93,21 @@ class Comparison:
         for port, value in enumerate(precisions, first_port + len(PEERS) + 1):
             home = bench.variant(value).absolute()
             self._launches[f"{OPSIN} {value}"] = opsin(subject, port, home, weights, value)
+        self._busy_when_idle: list[Server] = []
         self._ours = tuple(self._launches)
         for port, peer in enumerate(PEERS, first_port + 1):
             self._launches[peer.name] = peer.launch(subject, port, bench.folder.absolute())
         self._versions = dict.fromkeys(self._ours, RELEASE)
         self._versions |= {peer.name: peer_version(peer.package) for peer in PEERS}
+        self._with_our_runtime = {peer.name for peer in PEERS if peer.has_our_runtime}
 
     def run(self, part: Part, *, peers: bool) -> None:
         """Fill `part`; failures are recorded in its rows."""
         names = list(self._launches if peers else self._ours)
-        part.rows = [Row(name, self._versions[name]) for name in names]
+        part.rows = [
+            Row(name, self._versions[name], has_our_runtime=name in self._with_our_runtime)
+            for name in names
+        ]
         with self._running(part.rows) as servers:
             self._rounds(part, servers)
             for row in part.rows:
@@ -106,6 +115,7 @@ class Comparison:
                     row.pss_mib = servers[row.name].pss_mib()
             if OPSIN in servers:
                 self._opsin_alone(part, servers[OPSIN])
+                self._poisson(part, servers)
 
     @contextlib.contextmanager
     def _running(self, rows: Sequence[Row]) -> Iterator[dict[str, Server]]:
@@ -120,7 +130,7 @@ class Comparison:
                 log = (
                     self._bench.folder
                     / "logs"
-                    / f"{self._subject.model}-{row.name.split()[0].lower()}.log"
+                    / f"{self._subject.model}-{row.name.lower().replace(' ', '-')}.log"
                 )
                 log.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -131,7 +141,8 @@ class Comparison:
                 servers[row.name] = server
                 try:
                     server.await_ready(self._bench.image(), seconds=self._schedule.start)
-                except ServerFailedError as error:
+                    self._check_precision(row.name)
+                except (ServerFailedError, httpx.HTTPError) as error:
                     row.failure = str(error)
                     server.stop()
                     del servers[row.name]
@@ -141,6 +152,21 @@ class Comparison:
             for server in servers.values():
                 server.stop()
 
+    def _check_precision(self, name: str) -> None:
+        """A row must not show another precision than it names.
+
+        Raises:
+            ServerFailedError: Opsin serves another one; the message says why.
+        """
+        precision = name.removeprefix(OPSIN).strip()
+        if name not in self._ours or not precision:
+            return
+        url = f"http://127.0.0.1:{self._launches[name].port}/v1/models"
+        items = httpx.get(url, timeout=10.0).raise_for_status().json()["items"]
+        served = next(item for item in items if item["name"] == self._subject.model)
+        if served["runtime"] and not served["runtime"].endswith(precision):
+            raise ServerFailedError(f"serves {served['runtime']}: {served['runtime_reason']}")
+
     def _rounds(self, part: Part, servers: dict[str, Server]) -> None:
         rows = [row for row in part.rows if row.name in servers]
         began = {row.name: servers[row.name].cpu_seconds() for row in rows}
@@ -149,8 +175,9 @@ class Comparison:
             row.idle_cpu = (servers[row.name].cpu_seconds() - began[row.name]) / _IDLE_SECONDS
         # Only peers: a frozen Opsin would consider its own workers dead.
         peers = [row for row in rows if row.name not in self._ours]
-        busy_when_idle = [servers[row.name] for row in peers if row.idle_cpu > _BUSY_CORES]
-        for server in busy_when_idle:
+        busy = [servers[row.name] for row in peers if row.idle_cpu > _BUSY_CORES]
+        self._busy_when_idle = busy
+        for server in busy:
             server.freeze()
         for number in range(self._schedule.rounds):
             if number and self._left < self._after_rounds + self._round_seconds(len(rows)):
@@ -163,7 +190,7 @@ class Comparison:
                 server = servers[row.name]
                 server.thaw()
                 self._measure_row(row)
-                if server in busy_when_idle:
+                if server in busy:
                     server.freeze()
             part.rounds = number + 1
 
@@ -178,9 +205,8 @@ class Comparison:
         schedule = self._schedule
         curve = len(CURVE) * (schedule.curve + schedule.warmup) if schedule.curve else 0.0
         curve += 2 * schedule.crowd  # for the processor time
-        return (
-            curve + len(schedule.shares) * (schedule.poisson + schedule.warmup) + _STOP_ALL_SECONDS
-        )
+        shares = len(schedule.shares) + len(schedule.peer_shares) * (len(self._launches) - 1)
+        return curve + shares * (schedule.poisson + schedule.warmup) + _STOP_ALL_SECONDS
 
     def _round_seconds(self, servers: int) -> float:
         schedule = self._schedule
@@ -217,7 +243,7 @@ class Comparison:
         return measure(plan)
 
     def _opsin_alone(self, part: Part, server: Server) -> None:
-        """Measurements of Opsin only: the curve, Poisson arrivals, memory."""
+        """Measurements of Opsin only: processor time, the curve, memory."""
         try:
             for clients in (1, CROWD):
                 self._status.update(f"{part.title}: processor time with {clients} clients")
@@ -227,27 +253,38 @@ class Comparison:
                     break
                 self._status.update(f"{part.title}: {clients} clients")
                 part.curve[clients] = self._measure(OPSIN, clients, self._schedule.curve)
-            capacity = max(
-                [part.opsin.throughput, *(r.throughput for r in part.curve.values())], default=0
-            )
-            for share in self._schedule.shares if capacity else ():
-                if self._left < 0:
-                    break
-                self._status.update(f"{part.title}: Poisson arrivals at {share:.0%} of capacity")
-                rate = share * capacity
-                part.poisson[share] = self._measure(
-                    OPSIN, _OPEN_CLIENTS, self._schedule.poisson, rate
-                )
         except LoadFailedError as error:
             part.opsin.failure = f"the load generator failed: {error}"
         part.memory = {"API": server.rss_mib("serve"), "worker": server.rss_mib("worker")}
+
+    def _poisson(self, part: Part, servers: dict[str, Server]) -> None:
+        """Poisson arrivals at shares of Opsin's capacity, at the same rates for all servers."""
+        schedule = self._schedule
+        capacity = max(
+            [part.opsin.throughput, *(r.throughput for r in part.curve.values())], default=0
+        )
+        for share in schedule.shares if capacity else ():
+            for row in part.rows if share in schedule.peer_shares else [part.opsin]:
+                if self._left < 0 or row.name not in servers or row.failure is not None:
+                    continue
+                self._status.update(f"{part.title}: {row.name}, Poisson arrivals, {share:.0%}")
+                server = servers[row.name]
+                server.thaw()
+                try:
+                    row.poisson[share] = self._measure(
+                        row.name, _OPEN_CLIENTS, schedule.poisson, share * capacity
+                    )
+                except LoadFailedError as error:
+                    row.failure = f"the load generator failed: {error}"
+                if server in self._busy_when_idle:
+                    server.freeze()
 
     def _cpu_by_process(self, server: Server, clients: int) -> dict[str, float]:
         """Core-milliseconds of an image in each process of Opsin, which has been warmed up."""
         before = server.cpu_by_process()
         result = self._measure(OPSIN, clients, self._schedule.crowd, warmup=0.0)
         after = server.cpu_by_process()
-        images = max(1, result.answered)
+        images = max(1, result.served)
         return {
             name: 1000 * (spent - before.get(name, 0)) / images for name, spent in after.items()
         }

@@ -24,7 +24,10 @@ class Row:
         pss_mib: Memory of all its processes after the load.
         alone: Results with one client, one per round.
         crowd: Results with sixteen clients, one per round.
+        poisson: Results with Poisson arrivals by share of Opsin's capacity.
         idle_cpu: Cores it uses without load.
+        has_our_runtime: A peer that computes with Opsin's runtime and precision: not what its
+            documentation recommends, but what shows the serving layer alone.
     """
 
     name: str
@@ -34,7 +37,9 @@ class Row:
     pss_mib: float = 0.0
     alone: list[Result] = field(default_factory=list)
     crowd: list[Result] = field(default_factory=list)
+    poisson: dict[float, Result] = field(default_factory=dict)
     idle_cpu: float = 0.0
+    has_our_runtime: bool = False
 
     @property
     def throughput(self) -> float:
@@ -68,7 +73,6 @@ class Part:
         floor: Output of `benchmarks.floor`.
         rows: Opsin first.
         curve: Opsin's result by number of clients.
-        poisson: Opsin's result by share of its capacity.
         memory: Opsin's resident memory in MiB by process.
         cpu: By number of clients, core-milliseconds of an image in each process.
     """
@@ -78,7 +82,6 @@ class Part:
     floor: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     curve: dict[int, Result] = field(default_factory=dict)
-    poisson: dict[float, Result] = field(default_factory=dict)
     memory: dict[str, float | None] = field(default_factory=dict)
     cpu: dict[int, dict[str, float]] = field(default_factory=dict)
 
@@ -88,9 +91,22 @@ class Part:
 
     @property
     def best_peer(self) -> Row | None:
-        """The fastest peer that was measured, if any."""
+        """The fastest peer that was measured, if any, of those with a runtime of their own."""
+        return self._fastest(has_our_runtime=False)
+
+    @property
+    def best_with_our_runtime(self) -> Row | None:
+        """The fastest peer of those that compute with Opsin's runtime, if any."""
+        return self._fastest(has_our_runtime=True)
+
+    @property
+    def peers(self) -> list[Row]:
+        """All rows but Opsin's."""
+        return [row for row in self.rows if not row.name.startswith(self.opsin.name)]
+
+    def _fastest(self, *, has_our_runtime: bool) -> Row | None:
         measured = [
-            row for row in self.rows if row.throughput and not row.name.startswith(self.opsin.name)
+            row for row in self.peers if row.throughput and row.has_our_runtime == has_our_runtime
         ]
         return max(measured, key=lambda row: row.throughput, default=None)
 

@@ -15,8 +15,10 @@ on the machine. All servers use the same SavedModel and receive the same JPEG fi
 over HTTP. They run at the same time and are measured in turns; a figure is the median of the
 rounds. A peer that uses CPU without load (more than a twentieth of a core) is frozen while others
 are measured. Peers run float32 with batching, tuned as their documentation recommends
-(`benchmarks/peers/`). The load comes from another process on the same cores, whose cost is stated
-below; latencies count from the time when a request should have been sent.
+(`benchmarks/peers/`). Those named "with OpenVINO" compute with Opsin's runtime, graph and precision
+instead: they show the serving layer alone, and do not count as the best peer. The load comes from
+another process on the same cores, whose cost is stated below; latencies count from the time when a
+request should have been sent.
 """
 
 
@@ -110,20 +112,27 @@ def _cells(costs: dict[str, float], names: Sequence[str]) -> list[str]:
 
 
 def _poisson(part: Part) -> list[str]:
-    if not part.poisson:
+    shares = sorted({share for row in part.rows for share in row.poisson})
+    rows = [
+        _share(share, row.name, row.poisson[share])
+        for share in shares
+        for row in part.rows
+        if share in row.poisson
+    ]
+    if not rows:
         return []
-    rows = [_share(share, result) for share, result in part.poisson.items()]
-    header = ("of capacity", "requests/s", "p50 ms", "p95 ms", "p99 ms", "p99 / p50", "errors")
-    return ["With Poisson arrivals:", "", *table(header, rows)]
+    figures = ("requests/s", "p50 ms", "p95 ms", "p99 ms", "p99 / p50", "errors")
+    header = ("of Opsin's capacity", "server", *figures)
+    return ["With Poisson arrivals, at the same rates for all:", "", *table(header, rows)]
 
 
-def _share(share: float, result: Result) -> tuple[str, ...]:
+def _share(share: float, server: str, result: Result) -> tuple[str, ...]:
     errors = str(sum(result.errors.values()))
     if not result.latency:
-        return (f"{share:.0%}", "0", "-", "-", "-", "-", errors)
+        return (f"{share:.0%}", server, "0", "-", "-", "-", "-", errors)
     p50, p95, p99 = (result.latency[name] for name in ("p50", "p95", "p99"))
     shown = (f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}", f"{p99 / p50:.1f}")
-    return (f"{share:.0%}", f"{result.throughput:.0f}", *shown, errors)
+    return (f"{share:.0%}", server, f"{result.throughput:.0f}", *shown, errors)
 
 
 def _memory(part: Part) -> list[str]:

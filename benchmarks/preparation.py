@@ -14,6 +14,8 @@ from pathlib import Path
 from benchmarks.load.images import write_images
 from benchmarks.systems import PEERS_VENV, ROOT, Subject
 from contracts.settings import Settings
+from models.serving.openvino.frontend import converting_core, import_openvino
+from models.serving.signature_view import signature_view
 from models.store.store import Store
 from models.weights.samples import Samples
 
@@ -48,13 +50,15 @@ class Bench:
     def variant(self, name: str) -> Path:
         """Another home, because only one Opsin can use a home at a time.
 
-        It shares the store, except for int8, which needs a version of its own; see `prepare_int8`.
+        It shares the store: int8 needs no version of its own, as the ranges of both networks are
+        published.
         """
         home = self.folder / f"home-{name}"
         home.mkdir(parents=True, exist_ok=True)
-        for shared in ("samples", "weights") if name == "int8" else ("store", "samples", "weights"):
+        for shared in ("store", "samples", "weights"):
             link = home / shared
             if not link.is_symlink():
+                shutil.rmtree(link, ignore_errors=True)  # of an earlier release
                 link.symlink_to(self.home / shared)
         return home
 
@@ -83,7 +87,8 @@ def squeezenet(bench: Bench, settings: Settings) -> Subject:
     cores = os.cpu_count() or 1
     _import(bench, settings, "squeezenet")
     folder = _champion(bench, "squeezenet")
-    return Subject("squeezenet", "SqueezeNet 1.1", 227, folder, processes=cores, threads=1)
+    graph = _graph(bench, "squeezenet", folder)
+    return Subject("squeezenet", "SqueezeNet 1.1", 227, folder, graph, processes=cores, threads=1)
 
 
 def vgg16(bench: Bench, settings: Settings) -> Subject:
@@ -95,11 +100,24 @@ def vgg16(bench: Bench, settings: Settings) -> Subject:
     if store.manifest("vgg16", store.resolve("vgg16")).classes is None:
         _add_version(bench, settings, "vgg16", "benchmarks.vgg16")
     folder = _champion(bench, "vgg16")
-    return Subject("vgg16", "VGG16", 224, folder, processes=1, threads=cores)
+    graph = _graph(bench, "vgg16", folder)
+    return Subject("vgg16", "VGG16", 224, folder, graph, processes=1, threads=cores)
 
 
 def _champion(bench: Bench, model: str) -> Path:
     return bench.store.path(model, bench.store.resolve(model)) / "saved_model"
+
+
+def _graph(bench: Bench, model: str, saved_model: Path) -> Path:
+    """The file of the graph for peers that compute with OpenVINO, one for each version."""
+    openvino = import_openvino()
+    file = bench.folder / "graphs" / f"{model}-{saved_model.parent.name}.xml"
+    if not file.with_suffix(".bin").exists():
+        file.parent.mkdir(exist_ok=True)
+        with signature_view(saved_model, "serve") as view:
+            graph = converting_core(openvino).read_model(view)
+        openvino.save_model(graph, file, compress_to_fp16=False)
+    return file
 
 
 def _import(bench: Bench, settings: Settings, model: str) -> None:
@@ -112,20 +130,6 @@ def _add_version(bench: Bench, settings: Settings, model: str, module: str) -> N
     home = bench.home
     folders = (home / "store", home / "samples", home / "weights", weights_folder(settings))
     _run_module(model, module, *folders)
-
-
-def prepare_int8(bench: Bench, model: str) -> None:
-    """Quantize the champion into the store of the int8 variant, unless it is there.
-
-    An interrupted run may have left a float32 copy, which is replaced.
-    """
-    home = bench.variant("int8")
-    store = Store(home / "store")
-    if model in store.models():
-        if store.manifest(model, store.resolve(model)).precision == "int8":
-            return
-        shutil.rmtree(home / "store" / model)
-    _run_module(model, "benchmarks.int8", bench.home / "store", bench.images, home)
 
 
 def _run_module(model: str, module: str, *folders: Path) -> None:

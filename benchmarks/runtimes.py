@@ -46,7 +46,7 @@ def runtimes(folder: Path, threads: int) -> list[Runtime]:
         except RuntimeUnavailableError as unavailable:
             print(f"openvino-{precision}: {unavailable}")
             continue
-        runtime.tune(_endpoint(folder), SIZES)
+        runtime.parallelize()
         available.append(runtime)
     return available
 

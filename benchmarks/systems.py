@@ -23,6 +23,7 @@ class Subject:
         title: Name in tables.
         size: Side of its square input in pixels.
         saved_model: The folder that all systems load.
+        graph: The same as OpenVINO's files, read as Opsin reads it.
         processes: Number of copies in a peer.
         threads: TensorFlow threads of each copy.
     """
@@ -31,6 +32,7 @@ class Subject:
     title: str
     size: int
     saved_model: Path
+    graph: Path
     processes: int
     threads: int
 
@@ -47,6 +49,7 @@ class Peer:
         path: The URL path that accepts images.
         field: See `Launch`.
         env: Additional environment variables.
+        has_our_runtime: Whether it computes with Opsin's runtime and precision, not TensorFlow.
     """
 
     name: str
@@ -56,11 +59,13 @@ class Peer:
     path: str = "/classify"
     field: str | None = None
     env: tuple[tuple[str, str], ...] = ()
+    has_our_runtime: bool = False
 
     def launch(self, subject: Subject, port: int, home: Path) -> Launch:
         python = PEERS_VENV / "bin" / "python"
         env = {
             "PEER_SAVED_MODEL": str(subject.saved_model),
+            "PEER_GRAPH": str(subject.graph) if self.has_our_runtime else "",
             "PEER_PORT": str(port),
             "PEER_SIZE": str(subject.size),
             "PEER_PROCESSES": str(subject.processes),
@@ -86,6 +91,15 @@ def _bentoml(python: Path, module: str, port: int) -> list[str]:
 PEERS = (
     Peer("FastAPI + tf.function", "fastapi", "fastapi_plain", _run),
     Peer("mosec", "mosec", "mosec_server", _run, path="/inference"),
+    Peer("FastAPI with OpenVINO", "fastapi", "fastapi_plain", _run, has_our_runtime=True),
+    Peer(
+        "mosec with OpenVINO",
+        "mosec",
+        "mosec_server",
+        _run,
+        path="/inference",
+        has_our_runtime=True,
+    ),
     Peer("LitServe", "litserve", "litserve_server", _run),
     Peer(
         "BentoML",

@@ -92,7 +92,7 @@ class Home:
         Raises:
             CommandError: One does.
         """
-        users = "`opsin serve`, `opsin worker` or `opsin backup`"
+        users = "`opsin serve`, `opsin worker` or another command"
         refusal = f"{self.root} is in use by {users}. Stop it, and try again."
         with self._holding(refusal, shared=False):
             yield

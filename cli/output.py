@@ -7,12 +7,14 @@ r"""What commands print: results to stdout, everything else to stderr, colors on
 import json
 import os
 import re
+import secrets
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from rich.console import Console
 from rich.markup import escape
@@ -102,6 +104,39 @@ def print_json(content: Any) -> None:
     text = json.dumps(_clean(content), indent=2, ensure_ascii=False)
     text = _NUMBERS.sub(lambda found: "[" + " ".join(found[1].split()) + "]", text)
     answers().print(text, markup=False)
+
+
+@contextmanager
+def written_file(target: Path, *, replace: bool = True, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """Write a file that appears when it is complete; of one that fails, nothing is left.
+
+    Args:
+        target: What is no plain file, such as `/dev/stdout` or a pipe, is written as it is.
+        replace: Whether there may be such a file already.
+        mode: Of a new file, less the umask.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
+    try:
+        if not replace and os.path.lexists(target):
+            raise CommandError(f"{shown(target)} exists already; choose another name.")
+        target = target.resolve()
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
+                yield file
+            return
+        part = target.with_name(f".opsin-{secrets.token_hex(8)}.part")
+        try:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123 (a number)
+                yield file
+            if target.exists():
+                shutil.copymode(target, part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"{shown(target)} cannot be written ({error.strerror}).") from None
 
 
 def note_replaced(target: Path) -> None:

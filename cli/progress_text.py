@@ -5,6 +5,7 @@ from typing import Any
 
 PHASES: Mapping[str, str] = {
     "start": "starting",
+    "memory": "waiting for memory",
     "loading": "loading libraries",
     "model": "reading the model",
     "watch": "finding the face",

@@ -1,39 +1,118 @@
 """What must hold before a service starts; `opsin doctor` checks the same."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cli.output import CommandError
+from cli.home import Home
+from cli.output import CommandError, as_command_error
 from contracts.settings import Settings
 from models.catalog import CATALOG, Network
 
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
-def migrate(settings: Settings) -> None:
+
+@contextmanager
+def using_home(settings: Settings) -> Iterator[None]:
+    """Keep a restore away while this process uses the home, and refuse a half-restored one.
+
+    Whatever changes the home or its database does so in here: a change of what a restore is about
+    to replace would be lost, although it was acknowledged.
+
+    Raises:
+        CommandError: It is being restored, or a restore was interrupted.
+    """
+    from cli.backup.placing import require_whole  # SQLAlchemy
+
+    with Home(settings.home).shared():
+        require_whole(settings.home)
+        yield
+
+
+@contextmanager
+def open_database(settings: Settings) -> "Iterator[Engine]":
+    """The migrated database, for a command that works on it; see `using_home`.
+
+    Raises:
+        CommandError: It belongs to another home, or does not answer; the home is being restored.
+    """
+    from database.engine import open_engine  # SQLAlchemy
+
+    with as_command_error(), using_home(settings):
+        migrate(settings)
+        engine = open_engine(settings.database)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def migrate(settings: Settings, *, is_start: bool = False, is_restored: bool = False) -> None:
     """Create or upgrade the database's tables; does nothing if they are current.
+
+    Args:
+        is_start: Whether the service starts; see `database.installation.adopt`.
+        is_restored: As for `database.installation.adopt`.
 
     Raises:
         CommandError: The database belongs to another home; nothing was changed in either.
     """
-    from contracts.errors import Conflict
     from database.engine import open_engine  # SQLAlchemy
     from database.installation import adopt, require_database
     from database.migrations import current, upgrade
 
-    try:
-        require_database(settings.home, exists=current(settings.database) is not None)
-    except Conflict as error:
-        raise CommandError(error.detail, exit_code=2) from None
+    if current(settings.database) is None:
+        is_start = True
+        with _as_usage_error():
+            require_database(settings.home)
+    elif not is_restored:
+        require_home(settings, is_start=is_start)
     if settings.database_url is None:
         Path(settings.home).mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade(settings.database)
     engine = open_engine(settings.database)
     try:
-        adopt(engine, settings.home)
-    except Conflict as error:
-        raise CommandError(error.detail, exit_code=2) from None
+        with _as_usage_error():
+            adopt(engine, settings.home, is_start=is_start, is_restored=is_restored)
     finally:
         engine.dispose()
+
+
+def require_home(settings: Settings, *, is_start: bool = False) -> None:
+    """Check that the home is that of the database, if there is one yet.
+
+    Args:
+        is_start: As for `migrate`.
+
+    Raises:
+        CommandError: It is another one, or its disk is not mounted.
+    """
+    from database.engine import open_engine  # SQLAlchemy
+    from database.installation import require_home
+    from database.migrations import current
+
+    if current(settings.database) is None:
+        return
+    engine = open_engine(settings.database)
+    try:
+        with _as_usage_error():
+            require_home(engine, settings.home, is_start=is_start)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _as_usage_error() -> Iterator[None]:
+    from contracts.errors import Conflict
+
+    try:
+        yield
+    except Conflict as error:
+        raise CommandError(error.detail, exit_code=2) from None
 
 
 def known_networks(settings: Settings) -> tuple[Network, ...]:
@@ -52,10 +131,13 @@ def known_networks(settings: Settings) -> tuple[Network, ...]:
 
 
 def has_live_keys(settings: Settings) -> bool:
-    """Whether the database holds an API key that works now. It is only read."""
+    """Whether the database holds an API key that works now. It is only read.
+
+    Raises:
+        Unavailable: It does not answer, or is damaged.
+    """
     from sqlalchemy.exc import ProgrammingError  # slow to load
 
-    from contracts.errors import Unavailable
     from database.engine import open_engine
     from database.keys import Keys
 
@@ -64,7 +146,7 @@ def has_live_keys(settings: Settings) -> bool:
     engine = open_engine(settings.database)
     try:
         snapshot = Keys(engine, lambda: datetime.now(UTC)).snapshot()
-    except (Unavailable, ProgrammingError):  # the second: PostgreSQL without our tables
+    except ProgrammingError:  # PostgreSQL without our tables
         return False
     finally:
         engine.dispose()
@@ -78,6 +160,7 @@ def require_key(settings: Settings) -> None:
 
     Raises:
         CommandError: They could.
+        Unavailable: The database does not answer, or is damaged.
     """
     if settings.is_loopback or settings.api_key is not None:
         return

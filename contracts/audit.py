@@ -19,10 +19,12 @@ Action = Literal[
     "device_registered",
     "device_removed",
     "face_policy_set",
+    "face_threshold_set",
     "consent_recorded",
     "consent_withdrawn",
     "face_disabled",
     "face_enabled",
+    "face_keys_replaced",
 ]
 
 

@@ -239,7 +239,7 @@ class NeedsOperator(Unavailable):
 
 
 class DiskUnusable(NeedsOperator):
-    """A disk is full or read-only."""
+    """A disk is full, read-only or not mounted."""
 
 
 class ModelNotReady(Unavailable):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, field_serializer
 
+from contracts.keys import Scope
 from contracts.public_paths import public_path
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 
@@ -65,6 +66,9 @@ LEASE_SECONDS = 60.0
 STARTING: str | None = "start"
 """The phase of a job whose process is being started."""
 
+WAITING_FOR_MEMORY = "memory"
+"""The phase of a job that waits until other jobs of its machine have ended."""
+
 FINISHED: frozenset[JobState] = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -123,3 +127,5 @@ class Job(BaseModel):
     created_at: datetime
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    scopes: tuple[Scope, ...] | None = Field(None, exclude=True)
+    """All that a key needs to read or change it; None if a release before this one made it."""

@@ -1,12 +1,14 @@
 """How every process logs: one line per event on stderr, each with the request's id.
 
-structlog and the standard library (uvicorn, Celery, SQLAlchemy) share one handler, so that a log
-has one format. Local variables never appear in a traceback: they may be a client's key or face.
+Lines of structlog and of the standard library (uvicorn, Celery, SQLAlchemy) have one format. Those
+of structlog are not passed through the standard library's handlers, which would take most of their
+time. Local variables never appear in a traceback: they may be a client's key or face.
 """
 
+import json
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -36,21 +38,20 @@ def configure_logs(level: LogLevel, form: LogFormat) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=False,
-    )
+    renderers = _renderers(form)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(form),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
+    )
+    names = structlog.stdlib.LoggerFactory()  # finds the module of a logger without a name
+    structlog.configure(
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *arguments: _Lines(handler, names(*arguments).name),
+        cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -59,16 +60,45 @@ def configure_logs(level: LogLevel, form: LogFormat) -> None:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
 
 
+class _Lines:
+    """Writes rendered lines to the stream of a handler, in turn with it."""
+
+    def __init__(self, handler: logging.StreamHandler[TextIO], name: str) -> None:
+        self._handler = handler
+        self.name = name
+
+    def msg(self, line: str) -> None:
+        """Write a line; a full disk or a closed stream must not break what is logged."""
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(f"{line}\n")
+            self._handler.flush()
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = exception = critical = msg
+
+
 def _renderers(form: LogFormat) -> list[Processor]:
     if form == "json":
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         return [
             structlog.processors.ExceptionRenderer(tracebacks),
-            structlog.processors.JSONRenderer(),
+            structlog.processors.JSONRenderer(_dumps),
         ]
     plain = structlog.dev.plain_traceback
     console = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     return [_escape, console]
+
+
+_encode = json.JSONEncoder(default=repr).encode
+
+
+def _dumps(event: EventDict, **_options: Any) -> str:
+    """As `json.dumps`, which would make an encoder for each line."""
+    return _encode(event)
 
 
 def _escape(_logger: object, _method: str, event: EventDict) -> EventDict:

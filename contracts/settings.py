@@ -92,7 +92,10 @@ class Settings(BaseSettings):
         1024,
         ge=1,
         le=1_000_000,
-        description="Connections that one API process accepts; more get 503.",
+        description=(
+            "Connections that one API process accepts; more get 503. Fewer if the system allows "
+            "too few open files."
+        ),
     )
     header_seconds: float = Field(
         10,
@@ -145,7 +148,10 @@ class Settings(BaseSettings):
         None, description="SQLAlchemy URL. Default: SQLite at $OPSIN_HOME/opsin.db."
     )
     queue_limit: int = Field(
-        64, ge=1, le=100_000, description="Images that may wait in one queue; more get 429."
+        128,
+        ge=1,
+        le=100_000,
+        description="Images that may wait in one queue, or to be decoded for it; more get 429.",
     )
     max_image_bytes: int = Field(16 * MIB, ge=1024, description="Largest image, in bytes.")
     max_image_pixels: int = Field(
@@ -217,8 +223,9 @@ class Settings(BaseSettings):
         "auto",
         description=(
             "Precision of the networks. auto: int8 for a quantized version; otherwise "
-            "bfloat16 if the processor supports it, or float32. A precision whose answers "
-            "differ too much is not used."
+            "bfloat16 if the processor supports it, or float32. int8 needs no quantized version "
+            "of a network with published weights, or of what was trained on its frozen base. A "
+            "precision whose answers differ too much is not used."
         ),
     )
     xla: bool = Field(
@@ -266,8 +273,8 @@ class Settings(BaseSettings):
         ge=1,
         description=(
             "Unfinished jobs that are accepted; more get 429. One client may have up to 45%, and "
-            "a tenth is kept for clients without any and for each queue. Their images are stored "
-            "in Redis."
+            "a tenth is kept for clients without any and for each queue. Images of small jobs "
+            "are stored in Redis as well, at most 1 MB each."
         ),
     )
     job_retention_hours: int = Field(
@@ -279,7 +286,7 @@ class Settings(BaseSettings):
         le=8760,
         description=(
             "Hours that a job may run in total before it fails. Waiting for another worker "
-            "does not count."
+            "or for memory does not count."
         ),
     )
     picture_max_hours: float = Field(
@@ -332,8 +339,10 @@ class Settings(BaseSettings):
         0,
         ge=0,
         description=(
-            "Memory in MB that one training may use, by an estimate; larger ones are "
-            "refused with 422. 0: the memory of the machine that checks it."
+            "Memory in MB for the trainings and other jobs that run at the same time on one "
+            "machine or in one container, by an estimate. One that needs more is refused with "
+            "422; one that has no room beside others waits for them. Of 6 GiB or more, large jobs "
+            "leave 1.5 GiB to small ones. 0: its memory, less what its other processes hold."
         ),
     )
     trained_models: int = Field(
@@ -341,7 +350,8 @@ class Settings(BaseSettings):
         ge=1,
         description=(
             "Trained models that a worker keeps in memory. Beyond that, those promoted "
-            "longest ago are unavailable until they are promoted again."
+            "longest ago are unavailable until they are promoted again. One that shares its base "
+            "with another counts as a sixteenth, unless its head has more than 4 MB."
         ),
     )
     checkpoint_seconds: float = Field(
@@ -548,6 +558,11 @@ class Settings(BaseSettings):
     def features_home(self) -> Path:
         """Folder of cached features of frozen backbones; may be emptied at any time."""
         return self.home / "cache" / "features"
+
+    @property
+    def memory_home(self) -> Path:
+        """Folder of what jobs have reserved of the memory of their machines."""
+        return self.home / "memory"
 
     @property
     def event_logs_home(self) -> Path:

@@ -5,7 +5,7 @@ revision. If a process dies between the two writes, writing the listing again re
 
 SQLite has one writer at a time, and logins, audits and heartbeats wait for it. So more than
 `_CHUNK_ROWS` rows are written in several transactions. Until the last of them, the revision of a
-new dataset is `_HIDDEN`, and that of one which existed before is `_INCOMPLETE`; both are less than
+new dataset is `HIDDEN`, and that of one which existed before is `_INCOMPLETE`; both are less than
 any revision of a listing, so that what a killed process leaves is written again.
 """
 
@@ -37,7 +37,8 @@ from database.tables import DatasetFileRecord, DatasetRecord
 
 _CHUNK_ROWS = 1000
 _PAUSE_SECONDS = 0.03  # between chunks: waiting writers of SQLite try again every 0.1 s at least
-_HIDDEN = 0
+HIDDEN = 0
+"""The revision of rows that are not complete yet, or about to be deleted."""
 _INCOMPLETE = -1
 
 
@@ -131,8 +132,8 @@ class DatasetRows:
             if row is not None and row.revision > info.revision:
                 return
             if row is None:
-                _write_info(session, info, revision=_HIDDEN)
-            elif row.revision != _HIDDEN:
+                _write_info(session, info, revision=HIDDEN)
+            elif row.revision != HIDDEN:
                 row.revision = _INCOMPLETE
         for first in range(0, len(files), _CHUNK_ROWS):
             time.sleep(_PAUSE_SECONDS)
@@ -222,7 +223,7 @@ class DatasetRows:
         require_limit(limit)
         query = (
             select(DatasetRecord)
-            .where(DatasetRecord.revision != _HIDDEN)
+            .where(DatasetRecord.revision != HIDDEN)
             .order_by(DatasetRecord.created_at.desc(), DatasetRecord.id.desc())
         )
         if cursor is not None:
@@ -288,6 +289,15 @@ class DatasetRows:
             raise NotFound("The dataset has no such file; `…/files` lists all.")
         return DatasetFile.model_validate(row.file)
 
+    def hide(self, dataset_id: str) -> None:
+        """Hide a dataset that is about to be deleted, if it has a row.
+
+        If the process dies before the folder is gone, the rows are written again.
+        """
+        with writing(self._engine) as session:
+            if (row := session.get(DatasetRecord, dataset_id)) is not None:
+                row.revision = HIDDEN
+
     def delete(self, dataset_id: str) -> None:
         """Delete the rows of a dataset; it is hidden from the start.
 
@@ -296,7 +306,7 @@ class DatasetRows:
         """
         place = DatasetFileRecord.place
         with writing(self._engine) as session:
-            _require_row(session, dataset_id).revision = _HIDDEN
+            _require_row(session, dataset_id).revision = HIDDEN
             last = session.scalar(
                 select(func.max(place)).where(DatasetFileRecord.dataset_id == dataset_id)
             )
@@ -376,7 +386,7 @@ def _row(dataset_id: str, place: int, file: DatasetFile) -> dict[str, Any]:
 
 def _find(session: Session, dataset_id: str) -> DatasetRecord:
     row = _require_row(session, dataset_id)
-    if row.revision == _HIDDEN:
+    if row.revision == HIDDEN:
         raise _not_found()
     return row
 

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from contracts.errors import Unavailable
+from contracts.errors import NeedsOperator, Unavailable
 
 T = TypeVar("T")
 
@@ -30,6 +30,21 @@ _WRITERS = "opsin_writers"  # execution option of an engine: the semaphore of it
 # Of the 15 connections of an engine. The rest is for transactions that only read: those that write
 # wait for each other, and each would keep a connection meanwhile.
 _SQLITE_WRITERS, _POSTGRESQL_WRITERS = 4, 8
+_DISK_FULL = "The disk of the database is full. Free space on it."
+_SQLITE_FAULTS = {
+    sqlite3.SQLITE_FULL: _DISK_FULL,
+    # Readers too need a file of 32 KB that they share with writers.
+    sqlite3.SQLITE_IOERR_SHMSIZE: _DISK_FULL,
+    sqlite3.SQLITE_IOERR: "The database file cannot be read or written: its disk has a fault.",
+    sqlite3.SQLITE_READONLY: "The database file is read-only. Correct its owner and permissions.",
+    sqlite3.SQLITE_CANTOPEN: "The database file cannot be opened. Correct its owner and "
+    "permissions, and those of its folder.",
+}
+"""What is said of errors that a retry does not cure, by extended or primary code."""
+
+
+class DamagedDatabaseError(NeedsOperator):
+    """The SQLite file is damaged, or no database."""
 
 
 def open_engine(url: str) -> Engine:
@@ -85,7 +100,8 @@ def use_wal(engine: Engine) -> None:
     the busy timeout, hence the loop: processes that start together do this at the same time.
 
     Raises:
-        Unavailable: Other processes kept the file busy, or it is not a database.
+        DamagedDatabaseError: It is not a database.
+        Unavailable: Other processes kept the file busy, or it cannot be written.
     """
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
@@ -94,7 +110,7 @@ def use_wal(engine: Engine) -> None:
                 connection.cursor().execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
-                raise _unavailable() from error
+                raise _of_sqlite(error) or _unavailable() from error
             time.sleep(0.05)
         else:
             return
@@ -114,6 +130,7 @@ def _open_postgresql(address: URL) -> Engine:
             pool_timeout=_WAIT_SECONDS,
             connect_args={
                 "connect_timeout": _WAIT_SECONDS,
+                "fallback_application_name": "opsin",
                 "options": f"-c statement_timeout={limit} -c lock_timeout={limit}",
             },
         )
@@ -184,12 +201,29 @@ def _translated() -> Iterator[None]:
     """Translate database errors to `Unavailable`, without the address or the statement."""
     try:
         yield
-    except (OperationalError, PoolTimeoutError) as error:
+    except PoolTimeoutError as error:
         raise _unavailable() from error
     except DBAPIError as error:
-        if not error.connection_invalidated:
+        if (known := _of_sqlite(error.orig)) is not None:
+            raise known from error
+        if not (isinstance(error, OperationalError) or error.connection_invalidated):
             raise
         raise _unavailable() from error
+
+
+def _of_sqlite(error: BaseException | None) -> Unavailable | None:
+    """What an error of SQLite becomes that the operator has to see to; None for any other."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:
+        return None
+    primary = code & 0xFF
+    if primary in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
+        return DamagedDatabaseError(
+            "The database file is damaged, or is no database. Stop Opsin and restore a backup: "
+            "`opsin restore --force`."
+        )
+    detail = _SQLITE_FAULTS.get(code) or _SQLITE_FAULTS.get(primary)
+    return None if detail is None else Unavailable(detail, retry_after=30)
 
 
 def _unavailable() -> Unavailable:

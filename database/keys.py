@@ -220,20 +220,21 @@ class Keys:
 
 
 def ends_of_keys(session: Session) -> dict[str, datetime | None]:
-    """The keys that end, and when; None for one that was revoked, even if its row is gone."""
+    """The keys that end, and when; None for one that was revoked."""
     query = select(KeyRecord.id, KeyRecord.expires_at, KeyRecord.revoked_at)
-    ends: dict[str, datetime | None] = {
+    return {
         row.id: None if row.revoked_at is not None else row.expires_at
         for row in session.execute(query)
         if row.revoked_at is not None or row.expires_at is not None
     }
+
+
+def forgotten_keys(session: Session) -> dict[str, datetime | None]:
+    """The keys that were revoked and have no row any more, as `ends_of_keys` returns them."""
     revoked = select(AuditRecord.subject).where(AuditRecord.action == "key_revoked")
+    ids = {subject.partition(" ")[0] for subject in session.scalars(revoked)}
     known = set(session.scalars(select(KeyRecord.id)))
-    for subject in session.scalars(revoked):
-        key_id = subject.partition(" ")[0]
-        if re.fullmatch(KEY_ID, key_id) and key_id not in known:
-            ends[key_id] = None
-    return ends
+    return {key_id: None for key_id in sorted(ids - known) if re.fullmatch(KEY_ID, key_id)}
 
 
 def restrict_keys(

@@ -5,17 +5,32 @@ be replaced, and `repeat` takes the same back in the restored one.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import Engine, null, select
+from sqlalchemy import Engine, inspect, null, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts.audit import Action
 from database.audit import COMMAND, record
-from database.engine import batches, reading, writing
-from database.keys import ends_of_keys, restrict_keys
-from database.tables import FaceDeviceRecord, SubjectRecord
+from database.engine import DamagedDatabaseError, batches, reading, writing
+from database.faces.privacy.erasures import erased
+from database.faces.token_keys import drop_keys, signing_ids
+from database.keys import ends_of_keys, forgotten_keys, restrict_keys
+from database.tables import (
+    AuditRecord,
+    FaceDeviceRecord,
+    FaceEventRecord,
+    FaceSettingRecord,
+    KeyRecord,
+    SubjectRecord,
+)
+
+KEYS, DEVICES, STANDINGS = "keys", "devices", "consents and disabled faces"
+ERASED = "erased people"
 
 
 class Restrictions(BaseModel):
@@ -24,37 +39,162 @@ class Restrictions(BaseModel):
     Attributes:
         keys: The ids of keys that end, and when; None for those that were revoked.
         devices: The devices that each subject still has.
+        device_keys: Their public keys, by subject and device; without those in a note of an
+            earlier release.
         without_consent: Subjects without one.
         disabled: Subjects whose face is disabled, with their failures; 0 if the operator did it.
+        erased: Subjects that were erased.
+        token_keys: The ids of the keys that sign tokens.
+        unread: What could not be read, or not all of it: of `KEYS`, `DEVICES` and so on.
     """
 
     model_config = ConfigDict(frozen=True)
 
     keys: dict[str, datetime | None] = {}
     devices: dict[str, list[str]] = {}
+    device_keys: dict[str, dict[str, dict[str, str]]] = {}
     without_consent: list[str] = []
     disabled: dict[str, int] = {}
+    erased: list[str] = []
+    token_keys: list[str] = []
+    unread: list[str] = []
 
 
-def restrictions_of(engine: Engine) -> Restrictions:
-    """Read them.
+NOTHING_KNOWN = Restrictions(unread=[KEYS, DEVICES, STANDINGS, ERASED])
+"""Of a database that does not exist or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one query reads.
+
+    Attributes:
+        name: What is not known if it fails; empty if that does no harm.
+        columns: What it needs, by table; the tables of an earlier release lack some of them.
+        read: Returns fields of `Restrictions`.
+    """
+
+    name: str
+    columns: dict[str, set[str]]
+    read: Callable[[Session], dict[str, Any]]
+
+
+def _devices(session: Session) -> dict[str, Any]:
+    row = FaceDeviceRecord
+    keys: dict[str, dict[str, Any]] = {one: {} for one in session.scalars(select(SubjectRecord.id))}
+    query = select(row.subject_id, row.device_id, row.public_key)
+    for subject_id, device_id, public_key in session.execute(query):
+        keys[subject_id][device_id] = public_key
+    return {"devices": {one: list(of) for one, of in keys.items()}, "device_keys": keys}
+
+
+def _consents(session: Session) -> dict[str, Any]:
+    row = SubjectRecord
+    return {"without_consent": list(session.scalars(select(row.id).where(row.consent.is_(None))))}
+
+
+def _disabled(session: Session) -> dict[str, Any]:
+    row = SubjectRecord
+    query = select(row.id, row.failures).where(row.face_disabled_at.is_not(None))
+    return {"disabled": {one.id: one.failures for one in session.execute(query)}}
+
+
+_KEYS = {KeyRecord.__tablename__: {"id", "expires_at", "revoked_at"}}
+_SUBJECTS = SubjectRecord.__tablename__
+_PARTS = (
+    _Part(KEYS, _KEYS, lambda session: {"keys": ends_of_keys(session)}),
+    _Part(
+        KEYS,
+        _KEYS | {AuditRecord.__tablename__: {"action", "subject"}},
+        lambda session: {"keys": forgotten_keys(session)},
+    ),
+    _Part(
+        DEVICES,
+        {
+            _SUBJECTS: {"id"},
+            FaceDeviceRecord.__tablename__: {"subject_id", "device_id", "public_key"},
+        },
+        _devices,
+    ),
+    _Part(STANDINGS, {_SUBJECTS: {"id", "consent"}}, _consents),
+    _Part(STANDINGS, {_SUBJECTS: {"id", "face_disabled_at", "failures"}}, _disabled),
+    _Part(
+        ERASED,
+        {FaceEventRecord.__tablename__: {"kind", "subject_id"}},
+        lambda session: {"erased": erased(session)},
+    ),
+    _Part(
+        "",
+        {FaceSettingRecord.__tablename__: {"key", "value"}},
+        lambda session: {"token_keys": signing_ids(session)},
+    ),
+)
+
+
+def restrictions_of(engine: Engine, *, is_known: bool) -> Restrictions:
+    """Read them, each from its own columns, so that a fault of one table spares the others.
+
+    Args:
+        is_known: Whether the tables are of this release or an earlier one: then nothing can have
+            been taken back that a missing column would hold.
 
     Raises:
         Unavailable: The database does not answer.
     """
-    row, device = SubjectRecord, FaceDeviceRecord
-    columns = (row.id, row.consent, row.face_disabled_at, row.failures)
+    found: dict[str, Any] = {"keys": {}}
+    unread = set(NOTHING_KNOWN.unread) if not _is_sound(engine) else set[str]()
+    for part in _PARTS:
+        try:
+            with reading(engine) as session:
+                if _has(session, part.columns):
+                    values = part.read(session)
+                    found |= values | {"keys": found["keys"] | values.get("keys", {})}
+                elif not is_known:
+                    unread.add(part.name)
+        except (SQLAlchemyError, DamagedDatabaseError, ValueError, LookupError, TypeError):
+            unread.add(part.name)
+    return Restrictions(**found, unread=sorted(unread - {""}))
+
+
+def _has(session: Session, columns: dict[str, set[str]]) -> bool:
+    seen = inspect(session.connection())
+    return all(
+        seen.has_table(table) and names <= {column["name"] for column in seen.get_columns(table)}
+        for table, names in columns.items()
+    )
+
+
+def _is_sound(engine: Engine) -> bool:
+    """Whether SQLite finds no damage; a damaged page may hide rows without an error."""
+    if engine.dialect.name != "sqlite":
+        return True
+    try:
+        with reading(engine) as session:
+            return session.connection().exec_driver_sql("PRAGMA quick_check(1)").scalar() == "ok"
+    except (SQLAlchemyError, DamagedDatabaseError):
+        return False
+
+
+def unrepeated(engine: Engine, unread: list[str]) -> list[str]:
+    """Those of `unread` of which the restored database holds something that it may now allow.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    subject = select(SubjectRecord.id)
+    standing = or_(SubjectRecord.consent.is_not(None), SubjectRecord.face_disabled_at.is_(None))
+    holds = {
+        KEYS: select(KeyRecord.id).where(KeyRecord.revoked_at.is_(None)),
+        DEVICES: select(FaceDeviceRecord.device_id),
+        STANDINGS: subject.where(standing),
+        ERASED: subject,
+    }
     with reading(engine) as session:
-        subjects = session.execute(select(*columns)).all()
-        devices: dict[str, list[str]] = {one.id: [] for one in subjects}
-        for subject_id, device_id in session.execute(select(device.subject_id, device.device_id)):
-            devices[subject_id].append(device_id)
-        return Restrictions(
-            keys=ends_of_keys(session),
-            devices=devices,
-            without_consent=[one.id for one in subjects if one.consent is None],
-            disabled={one.id: one.failures for one in subjects if one.face_disabled_at is not None},
-        )
+        return [
+            name
+            for name, query in holds.items()
+            if name in unread and session.scalars(query.limit(1)).first() is not None
+        ]
 
 
 def repeat(engine: Engine, restrictions: Restrictions, clock: Callable[[], datetime]) -> int:
@@ -68,13 +208,15 @@ def repeat(engine: Engine, restrictions: Restrictions, clock: Callable[[], datet
         taken: list[tuple[Action, str]] = [
             ("key_revoked", subject) for subject in restrict_keys(session, restrictions.keys, now)
         ]
-        for batch in batches(sorted(restrictions.devices)):
+        dropped = drop_keys(session, restrictions.token_keys, now)
+        subjects = {*restrictions.devices, *restrictions.without_consent, *restrictions.disabled}
+        for batch in batches(sorted(subjects)):
             rows = session.scalars(select(SubjectRecord).where(SubjectRecord.id.in_(batch)))
             for row in rows:
                 taken += _restricted(session, row, restrictions, now)
         for action, subject in taken:
             record(session, COMMAND, action, subject, now)
-    return len(taken)
+    return len(taken) + dropped
 
 
 def _restricted(
@@ -87,9 +229,13 @@ def _restricted(
     if row.face_disabled_at is None and row.id in restrictions.disabled:
         row.face_disabled_at, row.failures = now, restrictions.disabled[row.id]
         taken.append(("face_disabled", row.id))
+    if row.id not in restrictions.devices:
+        return taken
     query = select(FaceDeviceRecord).where(FaceDeviceRecord.subject_id == row.id)
+    keys = restrictions.device_keys.get(row.id, {})
     for device in session.scalars(query):
-        if device.device_id not in restrictions.devices[row.id]:
+        is_known = device.device_id in restrictions.devices[row.id]
+        if not is_known or keys.get(device.device_id, device.public_key) != device.public_key:
             session.delete(device)
             taken.append(("device_removed", row.id))
     return taken

@@ -70,6 +70,7 @@ class JobRecord(Record):
     queue: Mapped[str | None] = mapped_column(String(40))  # None: runs on inference workers
     request: Mapped[dict[str, Any]]
     client: Mapped[str | None] = mapped_column(String(64))  # who sent it, see `quota_key`
+    scopes: Mapped[str | None] = mapped_column(String(100))  # to read it; separated by commas
     origin: Mapped[dict[str, Any] | None]  # the request, see `contracts.tracing.origin`
     input_digest: Mapped[str | None] = mapped_column(String(64))  # sha256 of the input, hex
     attempt: Mapped[int] = mapped_column(default=0)
@@ -300,6 +301,10 @@ class FaceEventRecord(Record):
     device: Mapped[str | None] = mapped_column(String(64))  # keyed digest, hex
     digest: Mapped[str | None] = mapped_column(String(64))  # keyed digest of the upload, hex
     request_id: Mapped[str | None] = mapped_column(String(128))
+
+
+TOKEN_KEYS, DIGEST_KEY = "token_keys", "digest_key"
+"""The settings of faces that are encrypted by a master key."""
 
 
 class FaceSettingRecord(Record):

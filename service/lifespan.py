@@ -16,6 +16,7 @@ from contracts.metrics.process import process_reader
 from contracts.metrics.registry import Metrics
 from contracts.queue.celery import ASYNC_REDIS_OPTIONS, celery_app
 from contracts.queue.changes import Topic
+from contracts.queue.shared_pixels import open_shared_pixels
 from contracts.settings import MIB, Settings
 from database.audit import Audit
 from database.clock import DatabaseClock
@@ -90,25 +91,28 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         stack.callback(tasks.close)
 
         store = Store(settings.store_home)
-        workers = WorkerRegistry(client, settings.models, store)
+        pixels = open_shared_pixels()
+        if pixels is not None:
+            stack.callback(pixels.close)
+        workers = WorkerRegistry(client, settings.models, store, pixels)
         await workers.start()
         stack.push_async_callback(workers.stop)
         limits = QueueLimits.of(settings)
-        queues = QueueClient(client, limits)
+        queues = QueueClient(client, limits, pixels)
         api_id = secrets.token_hex(8)
-        replies = Replies(blocking, api_id)
-        replies.start()
-        stack.push_async_callback(replies.stop)
+        replies = Replies(blocking, api_id, pixels)
+        _start(stack, replies)
         recovery = Recovery(queues, replies, tasks, workers, metrics)
-        recovery.start()
-        stack.push_async_callback(recovery.stop)
+        _start(stack, recovery)
         job_files = JobFiles.of(settings)
         jobs = Jobs(engine, clock, job_files, metrics)
         job_queue = JobQueue(
-            client, celery, jobs, Leases(engine, clock, metrics), files=job_files, settings=settings
+            *(client, celery, jobs, Leases(engine, clock, metrics)),
+            files=job_files,
+            store=store,
+            settings=settings,
         )
-        job_queue.start()
-        stack.push_async_callback(job_queue.stop)
+        _start(stack, job_queue)
 
         datasets = Datasets(
             DatasetStore.of(settings, budget.gate),
@@ -164,6 +168,11 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         )
         _start_periodic_tasks(services, stack)
         yield services
+
+
+def _start(stack: AsyncExitStack, part: Replies | Recovery | JobQueue) -> None:
+    part.start()
+    stack.push_async_callback(part.stop)
 
 
 def _open_decoders(

@@ -14,12 +14,13 @@ from collections.abc import Callable
 import structlog
 import uvicorn
 
-from contracts.garbage import set_aside
+from contracts.garbage import collect_less_often, set_aside
 from contracts.logs import configure_logs
 from contracts.settings import Settings
 from contracts.tracing.spans import start_tracing, stop_tracing
 from service.app import create_app
 from service.connections.connection_limits import protocol_class
+from service.connections.descriptors import allowed_connections
 from service.dependencies import OpenServices
 
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s after which most load balancers close
@@ -54,7 +55,9 @@ def serve(
     Raises:
         UnprotectedAddressError: The address is not loopback and there is no key.
     """
-    config = server_config(settings, open_services, keyed=keyed)
+    connections = allowed_connections(settings.max_connections)
+    allowed = settings.model_copy(update={"max_connections": connections})
+    config = server_config(allowed, open_services, keyed=keyed)
     server = GracefulServer(config, settings.shutdown_seconds, ready)
     configure_logs(settings.log_level, settings.log_format)
     start_tracing(settings, "api")
@@ -63,6 +66,8 @@ def serve(
     log.info(
         "starting", host=settings.host, port=settings.port, keyed=keyed or bool(settings.api_key)
     )
+    if connections < settings.max_connections:
+        log.warning("too_few_open_files", max_connections=connections, help="Raise `ulimit -n`.")
     try:
         server.run(sockets=None if listener is None else [listener])
     finally:
@@ -140,6 +145,7 @@ class GracefulServer(uvicorn.Server):
         """Start the application, then listen."""
         await super().startup(sockets)
         set_aside()
+        collect_less_often()
         if self.started and self._ready is not None:
             self._ready()
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-import redis
 
 from tests.valkey import RealValkey
 
@@ -82,8 +81,8 @@ def valkey_server() -> Iterator[RealValkey]:
 
 
 @pytest.fixture
-def valkey(valkey_server: RealValkey) -> RealValkey:
+def valkey(valkey_server: RealValkey) -> Iterator[RealValkey]:
     """A running, empty Valkey."""
-    with redis.Redis.from_url(valkey_server.url) as client:
-        client.flushall()
-    return valkey_server
+    valkey_server.client().flushall()
+    yield valkey_server
+    valkey_server.close_clients()

@@ -22,6 +22,7 @@ class RealValkey:
         self.socket = Path(self._folder.name, "valkey.sock")
         self.url = f"unix://{self.socket}"
         self.process: subprocess.Popen[bytes] | None = None
+        self._clients: list[redis.Redis] = []
 
     def start(self) -> None:
         self.process = subprocess.Popen(
@@ -45,11 +46,22 @@ class RealValkey:
                 else:
                     return
 
+    def client(self) -> redis.Redis:
+        """A client that is closed after the test."""
+        client = redis.Redis.from_url(self.url)
+        self._clients.append(client)
+        return client
+
+    def close_clients(self) -> None:
+        while self._clients:
+            self._clients.pop().close()
+
     def kill(self) -> None:
         if self.process:
             self.process.kill()
             self.process.wait(10)
 
     def close(self) -> None:
+        self.close_clients()
         self.kill()
         self._folder.cleanup()

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.create.sheets import SheetWork
-from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, style_file
+from contracts.create.requests import CONTENT_FILE, IMAGE_FILE, DreamRequest, style_file
 from contracts.settings import Settings
 from models.create.memory import style_bytes, tiled_bytes
 from models.create.style.weights import available_network
@@ -40,7 +40,8 @@ def peak_bytes(kind: str, side: int, options: dict[str, Any]) -> int:
 def estimate(kind: str, side: int, settings: Settings, options: dict[str, Any]) -> int:
     """What is checked before such a job is queued."""
     if kind != "style":
-        return tiled_bytes((side, side))
+        tile = DreamRequest.model_validate(options).tile_size if kind == "dream" else 0
+        return tiled_bytes((side, side), tile)
     network = available_network(Weights.of(settings), options.get("network"))
     return style_bytes((side, side), network)
 

@@ -19,7 +19,7 @@ def main() -> None:
     gc.freeze()
     gc.disable()  # a pause of the generator would look like a pause of the server
     record = uvloop.run(Generator(plan, images).run())
-    json.dump(summarize(record).as_json(), sys.stdout)
+    json.dump(summarize(record, closed=plan.rate is None).as_json(), sys.stdout)
 
 
 if __name__ == "__main__":

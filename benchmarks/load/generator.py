@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, islice
 
 from benchmarks.load.connection import (
     Connection,
@@ -37,6 +37,10 @@ class Record:
         errors: Number of failures by kind.
         refusals: Seconds of responses with status 429.
         bodies: Latency of each response with status 200, and its body if that is JSON.
+        clients: Number of clients.
+        waited: Seconds that all clients together spent on the counted requests.
+        served: Responses with status 200, those before and after the measurement included.
+        outcomes: Requests that ended after `began`, also those sent after the measurement.
         began: `time.monotonic()` at the start of the measurement.
         ended: `time.monotonic()` at the end of the last counted request.
         cpu: CPU seconds of this process from `began` to the end.
@@ -46,6 +50,10 @@ class Record:
     errors: Counter[str] = field(default_factory=Counter)
     refusals: list[float] = field(default_factory=list)
     bodies: list[tuple[float, bytes]] = field(default_factory=list)
+    clients: int = 1
+    waited: float = 0.0
+    served: int = 0
+    outcomes: int = 0
     began: float = 0.0
     ended: float = 0.0
     cpu: float = 0.0
@@ -61,12 +69,15 @@ class Generator:
 
     def __init__(self, plan: Plan, images: Sequence[bytes]) -> None:
         self._plan = plan
+        paths = plan.paths or (plan.path,)
         requests = [
-            request_of(plan.port, plan.path, body, plan.field, plan.accept) for body in images
+            request_of(plan.port, path, body, plan.field, plan.accept)
+            for path, body in _pairs(paths, images)
         ]
         self._requests: Iterator[tuple[bytes, bytes]] = cycle(requests)
-        self._record = Record()
+        self._record = Record(clients=plan.clients)
         self._until = 0.0
+        self._awaited = 0  # counted requests without an outcome
         self._cpu_at_start = 0.0
 
     async def run(self) -> Record:
@@ -89,7 +100,9 @@ class Generator:
 
     async def _closed_client(self) -> None:
         connection: Connection | None = None
-        while (now := time.monotonic()) < self._until:
+        # The load stays the same until the last counted request has been answered. Otherwise a
+        # slow server would answer its last requests in smaller batches.
+        while (now := time.monotonic()) < self._until or self._awaited:
             connection = await self._send(connection, now)
         if connection is not None:
             connection.close()
@@ -117,6 +130,18 @@ class Generator:
     async def _send(self, connection: Connection | None, intended: float) -> Connection | None:
         """Send one request and record its outcome; returns the connection to use next."""
         head, body = next(self._requests)
+        counts = self._record.began <= intended < self._until
+        self._awaited += counts
+        try:
+            return await self._outcome(connection, intended, head, body)
+        finally:
+            self._awaited -= counts
+            if counts:
+                self._record.waited += time.monotonic() - intended
+
+    async def _outcome(
+        self, connection: Connection | None, intended: float, head: bytes, body: bytes
+    ) -> Connection | None:
         try:
             if connection is None or not connection.is_open:
                 connection = await connect(self._plan.port)
@@ -133,7 +158,9 @@ class Generator:
 
     def _count(self, intended: float, outcome: Response | str) -> None:
         now, record = time.monotonic(), self._record
-        if intended < record.began:
+        record.served += not isinstance(outcome, str) and outcome.status == 200
+        record.outcomes += now >= record.began
+        if not record.began <= intended < self._until:
             return
         record.ended = now
         latency = now - intended
@@ -149,3 +176,9 @@ class Generator:
             record.errors[str(outcome.status)] += 1
             if outcome.status == _REFUSED:
                 record.refusals.append(latency)
+
+
+def _pairs(paths: Sequence[str], images: Sequence[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Each of the more numerous ones once, with the others in turn."""
+    count = max(len(paths), len(images))
+    return zip(islice(cycle(paths), count), islice(cycle(images), count), strict=True)

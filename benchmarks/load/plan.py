@@ -20,6 +20,7 @@ class Plan:
         seed: Seed of the arrivals.
         field: Form field of the image; None to send it as the body.
         accept: The Accept header.
+        paths: Several paths, asked in turn; then `path` is unused.
     """
 
     port: int
@@ -33,6 +34,7 @@ class Plan:
     seed: int = 8
     field: str | None = None
     accept: str = "*/*"
+    paths: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -44,8 +46,9 @@ class Result:
 
     Attributes:
         seconds: Duration of the measurement, until the last response.
-        answered: Responses with status 200.
-        throughput: Responses with status 200 per second.
+        answered: Responses with status 200 to requests sent in time.
+        throughput: Responses with status 200 per second; see `benchmarks.load.summary`.
+        served: All responses with status 200, also those before and after the measurement.
         errors: Number of failures by status, or ``timeout`` or ``connection``.
         latency: ``p50``, ``p90``, ``p95``, ``p99``, ``max``, ``mean``; a timeout counts as its
             limit. Empty if nothing was sent.
@@ -59,6 +62,7 @@ class Result:
     seconds: float
     answered: int
     throughput: float
+    served: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     latency: dict[str, float] = field(default_factory=dict)
     refusals: dict[str, float] = field(default_factory=dict)

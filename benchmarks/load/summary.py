@@ -18,19 +18,25 @@ def percentile(ordered: Sequence[float], percent: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
-def summarize(record: Record) -> Result:
-    """The result of one measurement."""
+def summarize(record: Record, *, closed: bool) -> Result:
+    """The result of one measurement.
+
+    The throughput of a closed loop is the number of clients divided by the mean time that one of
+    them spends on a response. Responses per second of a measurement that lasts two batches of a
+    slow server would depend on where in a batch it starts.
+    """
     seconds = max(record.ended - record.began, 1e-9)
-    requests = len(record.bodies) + sum(record.errors.values())
+    clients_seconds = record.waited / record.clients if closed else seconds
     stages, batch_size = _stages(record.bodies)
     return Result(
         seconds=round(seconds, 3),
         answered=len(record.bodies),
-        throughput=round(len(record.bodies) / seconds, 2),
+        served=record.served,
+        throughput=round(len(record.bodies) / max(clients_seconds, 1e-9), 2),
         errors=dict(record.errors),
         latency=_latency(record.latencies),
         refusals=_latency(record.refusals),
-        own_cpu_ms=round(record.cpu / max(requests, 1) * 1000, 4),
+        own_cpu_ms=round(record.cpu / max(record.outcomes, 1) * 1000, 4),
         stages=stages,
         batch_size=batch_size,
     )

@@ -12,7 +12,7 @@ import bentoml
 import numpy as np
 from bentoml.validators import ContentType
 
-from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
+from benchmarks.peers.network import PeerSettings, answer, decode, network_of
 
 settings = PeerSettings.read()
 
@@ -28,7 +28,7 @@ class Classify:
     """One copy of the network per worker."""
 
     def __init__(self) -> None:
-        self._network = SavedNetwork(settings)
+        self._network = network_of(settings)
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=1000)
     def classify(

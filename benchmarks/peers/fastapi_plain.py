@@ -10,13 +10,13 @@ import numpy as np
 import uvicorn
 from fastapi import Body, FastAPI
 
-from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
+from benchmarks.peers.network import PeerSettings, answer, decode, network_of
 
 
 def create_app() -> FastAPI:
     """The application of one process, with the network loaded."""
     settings = PeerSettings.read()
-    network = SavedNetwork(settings)
+    network = network_of(settings)
     app = FastAPI()
 
     @app.post("/classify")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import Body
 
-from benchmarks.peers.network import PeerSettings, Pixels, SavedNetwork, answer, decode
+from benchmarks.peers.network import PeerSettings, Pixels, answer, decode, network_of
 
 
 class Classify(litserve.LitAPI):
@@ -19,7 +19,7 @@ class Classify(litserve.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002
         self._settings = PeerSettings.read()
-        self._network = SavedNetwork(self._settings)
+        self._network = network_of(self._settings)
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="image/jpeg")]) -> Pixels:
         return decode(request, self._settings.size)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mosec import Server, ValidationError, Worker
 
-from benchmarks.peers.network import MAX_BATCH, PeerSettings, Pixels, SavedNetwork, answer, decode
+from benchmarks.peers.network import MAX_BATCH, PeerSettings, Pixels, answer, decode, network_of
 
 
 class Decode(Worker):
@@ -36,7 +36,7 @@ class Classify(Worker):
 
     def __init__(self) -> None:
         super().__init__()
-        self._network = SavedNetwork(PeerSettings.read())
+        self._network = network_of(PeerSettings.read())
 
     def forward(self, data: list[Pixels]) -> list[dict[str, Any]]:
         return [answer(row) for row in self._network.run(np.stack(data))]

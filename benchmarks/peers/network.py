@@ -1,8 +1,10 @@
 """Code that all peers share: settings, decoding, and the SavedModel as a TensorFlow function."""
 
 import os
+import sys
 from dataclasses import dataclass
-from typing import Any
+from threading import Lock
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,13 +23,15 @@ class PeerSettings:
 
     Attributes:
         saved_model: The folder to serve.
+        graph: OpenVINO's file of the same network; empty to compute with TensorFlow.
         port: Port on 127.0.0.1.
         size: Side of the network's square input in pixels.
         processes: Number of copies of the network.
-        threads: TensorFlow threads of each copy.
+        threads: Threads of each copy.
     """
 
     saved_model: str
+    graph: str
     port: int
     size: int
     processes: int
@@ -39,6 +43,7 @@ class PeerSettings:
         env = os.environ
         return cls(
             env["PEER_SAVED_MODEL"],
+            env["PEER_GRAPH"],
             int(env["PEER_PORT"]),
             int(env["PEER_SIZE"]),
             int(env["PEER_PROCESSES"]),
@@ -59,8 +64,24 @@ def decode(data: bytes, size: int) -> Pixels:
     return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def network_of(settings: PeerSettings) -> "Network":
+    """The network, loaded and warmed up with several batch sizes."""
+    network = OpenVinoNetwork(settings) if settings.graph else SavedNetwork(settings)
+    for count in (1, 2, 4, 8, MAX_BATCH):
+        network.run(np.zeros((count, settings.size, settings.size, 3), np.uint8))
+    return network
+
+
+class Network(Protocol):
+    """What computes a batch."""
+
+    def run(self, images: Pixels) -> npt.NDArray[np.float32]:
+        """Probabilities (n, classes) of uint8 RGB images (n, size, size, 3)."""
+        ...
+
+
 class SavedNetwork:
-    """The SavedModel, loaded and warmed up with several batch sizes."""
+    """The SavedModel, run by TensorFlow in float32."""
 
     def __init__(self, settings: PeerSettings) -> None:
         import tensorflow as tf  # not needed in a process that only decodes
@@ -71,14 +92,39 @@ class SavedNetwork:
         self._constant = tf.constant
         self._loaded = tf.saved_model.load(settings.saved_model)
         self._serve = self._loaded.signatures["serve"]
-        for count in (1, 2, 4, 8, MAX_BATCH):
-            self.run(np.zeros((count, settings.size, settings.size, 3), np.uint8))
 
     def run(self, images: Pixels) -> npt.NDArray[np.float32]:
-        """Probabilities (n, classes) of uint8 RGB images (n, size, size, 3)."""
+        """See `Network`."""
         (output,) = self._serve(images=self._constant(images)).values()
         probabilities: npt.NDArray[np.float32] = output.numpy()
         return probabilities
+
+
+class OpenVinoNetwork:
+    """Opsin's graph, run by OpenVINO in the precision that Opsin would choose."""
+
+    def __init__(self, settings: PeerSettings) -> None:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it calls home
+        import openvino  # not needed in a process that only decodes
+
+        cv2.setNumThreads(1)
+        core = openvino.Core()
+        capable = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        properties = {
+            "INFERENCE_PRECISION_HINT": "bf16" if capable else "f32",
+            "INFERENCE_NUM_THREADS": settings.threads,
+            "NUM_STREAMS": 1,
+        }
+        compiled = core.compile_model(settings.graph, "CPU", properties)
+        self._request = compiled.create_infer_request()
+        self._lock = Lock()
+
+    def run(self, images: Pixels) -> npt.NDArray[np.float32]:
+        """See `Network`; any thread may call it."""
+        with self._lock:
+            self._request.infer([images])
+            output: npt.NDArray[np.float32] = self._request.output_tensors[0].data.copy()
+        return output
 
 
 def answer(probabilities: npt.NDArray[np.float32]) -> dict[str, Any]:

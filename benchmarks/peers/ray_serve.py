@@ -16,7 +16,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.schema import LoggingConfig
 from starlette.requests import Request
 
-from benchmarks.peers.network import PeerSettings, SavedNetwork, answer, decode
+from benchmarks.peers.network import PeerSettings, answer, decode, network_of
 
 settings = PeerSettings.read()
 
@@ -31,7 +31,7 @@ class Classify:
     """One copy of the network per replica."""
 
     def __init__(self) -> None:
-        self._network = SavedNetwork(settings)
+        self._network = network_of(settings)
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.002)
     async def _run(self, images: list[bytes]) -> list[dict[str, Any]]:

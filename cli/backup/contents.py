@@ -22,7 +22,7 @@ SECRETS = "secrets"
 AREAS = ("store", "datasets", "jobs", "tensorboard", "trainings", "faces")
 """The folders of the home that a backup holds; secrets are added on request."""
 
-LEFT_OUT = ("weights", "samples", "cache", "logs", "run", "valkey")
+LEFT_OUT = ("weights", "samples", "cache", "logs", "memory", "run", "valkey")
 """What can be fetched or made again, or means nothing elsewhere."""
 
 DatabaseKind = Literal["sqlite", "postgresql"]

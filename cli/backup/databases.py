@@ -7,14 +7,21 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 from sqlalchemy.engine import URL
 
 from cli.backup.contents import DATABASES, DatabaseKind
 from cli.output import CommandError
+from contracts.errors import OpsinError
 from contracts.settings import Settings
+from database.engine import open_engine, reading
 
 _TOOL_SECONDS = 6 * 3600.0
+_OTHER_SESSIONS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+AND application_name = current_setting('application_name')
+"""
 
 
 def kind_of(settings: Settings) -> DatabaseKind:
@@ -73,8 +80,11 @@ def _dump_sqlite(source: Path, target: Path) -> DatabaseKind | None:
     return "sqlite"
 
 
-def staged(folder: Path, kind: DatabaseKind) -> Path:
+def staged(folder: Path, kind: DatabaseKind, revision: str | None) -> Path:
     """The copy in the `database` folder of an unpacked backup, after checking it.
+
+    Args:
+        revision: Of its tables, as the header says.
 
     Raises:
         CommandError: It is missing or damaged.
@@ -86,9 +96,61 @@ def staged(folder: Path, kind: DatabaseKind) -> Path:
         try:
             with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as copy:
                 _require_sound(copy)
+                found = _revision(copy)
         except sqlite3.Error as error:
             raise CommandError(f"The backup's database is damaged: {error}.") from None
+        if found != revision:
+            raise CommandError(
+                "The backup's database is not of the release that the backup names: it was "
+                "upgraded while the backup was taken, or changed. Nothing was restored."
+            )
     return path
+
+
+def require_unused(settings: Settings) -> None:
+    """Check that no Opsin is connected to the database, whatever its home and machine.
+
+    Raises:
+        CommandError: One is, or the database does not answer.
+    """
+    is_file = kind_of(settings) == "sqlite"
+    if _is_open(settings) if is_file else _has_other_sessions(settings):
+        raise CommandError(
+            "An Opsin is connected to the database that OPSIN_DATABASE_URL names. Stop its API and "
+            "workers first; if they belong to another home, name another database. PostgreSQL may "
+            "take hours to notice that a machine is gone: pg_terminate_backend() ends its sessions."
+        )
+
+
+def _is_open(settings: Settings) -> bool:
+    """Whether a process has the SQLite file open; false if it is missing or damaged.
+
+    Within the home it is left alone: the home's lock says who uses it.
+    """
+    path = sqlite_path(settings)
+    if path.is_relative_to(settings.home.absolute()):
+        return False
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=1)) as database:
+            # With write-ahead logging, each open connection keeps a lock that excludes this one.
+            database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            database.execute("BEGIN EXCLUSIVE")
+            database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        return error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    return False
+
+
+def _has_other_sessions(settings: Settings) -> bool:
+    """Whether others are connected to PostgreSQL as this process is, under the same name."""
+    engine = open_engine(settings.database)
+    try:
+        with reading(engine) as session:
+            return bool(session.scalar(text(_OTHER_SESSIONS)))
+    except OpsinError as error:
+        raise CommandError(error.detail) from None
+    finally:
+        engine.dispose()
 
 
 def load_postgresql(settings: Settings, path: Path) -> None:
@@ -107,6 +169,14 @@ def _require_sound(database: sqlite3.Connection) -> None:
     (result,) = database.execute("PRAGMA quick_check(1)").fetchone()
     if result != "ok":
         raise sqlite3.DatabaseError(str(result))
+
+
+def _revision(database: sqlite3.Connection) -> str | None:
+    tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'alembic_version'"
+    if not database.execute(tables).fetchone()[0]:
+        return None
+    row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
 
 
 def _tool_arguments(url: URL) -> tuple[str, dict[str, str]]:
@@ -145,11 +215,23 @@ def _run(tool: str, url: URL, *options: str) -> None:
     env = os.environ | variables
     command = [program, name, "--no-owner", "--no-privileges", "--no-password", *options]
     try:
+        # Its messages may be in any character set.
         subprocess.run(  # noqa: S603  a known tool, options of our own
-            command, env=env, check=True, capture_output=True, text=True, timeout=_TOOL_SECONDS
+            command,
+            env=env,
+            check=True,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_TOOL_SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise CommandError(f"{tool} did not end within {_TOOL_SECONDS / 3600:g} hours.") from None
     except subprocess.CalledProcessError as failed:
-        last = (failed.stderr or "").strip().splitlines()[-1:] or ["no reason given"]
-        raise CommandError(f"{tool} failed: {last[0]}") from None
+        raise CommandError(f"{tool} failed: {_reason(failed.stderr or '')}") from None
+
+
+def _reason(output: str) -> str:
+    """The line that says what went wrong; the last ones repeat the command."""
+    lines = output.strip().splitlines() or ["no reason given"]
+    return next((line for line in lines if "error: " in line), lines[-1])

@@ -3,35 +3,14 @@
 from contextlib import suppress
 from datetime import UTC, datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from contracts.errors import SubjectNotFound
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.faces.face_files import FaceFiles
-from database.faces.privacy.erased_ids import add_erased, erased_ids
+from database.faces.privacy.erased_ids import erased_ids
 from database.faces.privacy.erasures import Erasures
 from database.faces.subjects import erase
 from database.jobs.files import JobFiles
-from database.migrations import current
-
-
-def note_erasures(settings: Settings) -> None:
-    """List the erasures of the database that is about to be replaced.
-
-    Those of this release are listed already; an earlier one recorded them in the database only.
-
-    Raises:
-        Unavailable: The database does not answer, or the list cannot be written.
-    """
-    if current(settings.database) is None:
-        return
-    engine = open_engine(settings.database)
-    try:
-        with suppress(SQLAlchemyError):  # tables of a release without faces
-            add_erased(settings.home, Erasures(engine, _now).all_ids())
-    finally:
-        engine.dispose()
 
 
 def repeat_erasures(settings: Settings) -> int:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from cli.backup.contents import AREAS, SECRETS
 from cli.backup.databases import dump, load_postgresql
+from cli.backup.room import clear, give_back, make_room
 from cli.backup.steps import RestoreStep, area_step, database_steps, fresh, near_name
 from cli.output import CommandError, warn
 from contracts.settings import Settings
@@ -81,6 +82,7 @@ def place(
     database: tuple[Path | None, Path] | None = None,
     *,
     postgresql: tuple[Settings, Path] | None = None,
+    revision: str | None = None,
 ) -> Placed:
     """Move the unpacked files into the home.
 
@@ -91,6 +93,7 @@ def place(
             is not a file.
         postgresql: The unpacked dump of PostgreSQL, if the backup has one, and the settings with
             the database's address. Its present tables are dumped first, next to the areas.
+        revision: Of the dump's tables.
 
     Raises:
         CommandError: An area cannot be renamed or the tables not replaced, and nothing has changed.
@@ -108,9 +111,10 @@ def place(
     record: dict[str, object] = {"backup": backup, "steps": [asdict(step) for step in steps]}
     if postgresql is not None:
         settings, path = postgresql
-        if current(settings.database) is not None:
+        present = current(settings.database)
+        if present is not None:
             dump(settings, old)
-        record["postgresql"] = str(path)
+        record |= {"postgresql": str(path), "makes_room": present not in {None, revision}}
     try:
         write_atomically(home / _FOLDER / _STEPS, json.dumps(record))
     except OSError:
@@ -153,7 +157,8 @@ def finish(
     record = json.loads((folder / _STEPS).read_bytes())
     steps = [RestoreStep(**fields) for fields in record["steps"]]
     if "postgresql" in record:
-        _replace_tables(folder, Path(record["postgresql"]), settings, is_first=is_first)
+        path, makes_room = Path(record["postgresql"]), record.get("makes_room", False)
+        _replace_tables(folder, path, settings, is_first=is_first, makes_room=makes_room)
     try:
         for step in steps:
             step.take()
@@ -172,7 +177,7 @@ def finish(
 
 
 def _replace_tables(
-    folder: Path, dumped: Path, settings: Settings | None, *, is_first: bool
+    folder: Path, dumped: Path, settings: Settings | None, *, is_first: bool, makes_room: bool
 ) -> None:
     """Replace the tables unless that was done: the dump is removed afterwards.
 
@@ -182,12 +187,20 @@ def _replace_tables(
         return
     if settings is None:
         raise CommandError("A restore of PostgreSQL was interrupted; `opsin restore` finishes it.")
+    moved = False
     try:
+        if makes_room:
+            make_room(settings)
+            moved = True
         load_postgresql(settings, dumped)
-    except CommandError:
+    except Exception:
         if is_first:
+            if moved:
+                give_back(settings)
             (folder / _STEPS).unlink()
         raise
+    if makes_room:
+        clear(settings)
     dumped.unlink()
     flush_entries(dumped.parent)
 

@@ -4,41 +4,50 @@ Noted in a file of the home before anything is replaced, and removed when everyt
 the process is killed in between, the file says that this is still to be done.
 """
 
-from contextlib import suppress
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from rich.console import Console
-from sqlalchemy.exc import SQLAlchemyError
 
 from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import NOTED
-from cli.output import CommandError, warn
+from cli.output import errors, warn
 from cli.startup import migrate
 from contracts.settings import Settings
 from database import restrictions
-from database.engine import open_engine
-from database.migrations import current
-from database.restrictions import Restrictions
+from database.engine import DamagedDatabaseError, open_engine
+from database.faces.privacy.erased_ids import FILE as ERASED_IDS
+from database.faces.privacy.erased_ids import add_erased
+from database.migrations import current, is_known
+from database.restrictions import ERASED, KEYS, NOTHING_KNOWN, Restrictions
 from models.store.manifest import write_atomically
 
 
 def note_restrictions(settings: Settings) -> None:
-    """Note those of the database that is about to be replaced, if there is one.
+    """Note those of the database that is about to be replaced, and what cannot be read of them.
 
     Raises:
-        Unavailable: The database does not answer.
+        Unavailable: The database does not answer, or the erasures cannot be listed.
         OSError: They cannot be written.
     """
-    found = Restrictions()
-    if current(settings.database) is not None:
-        engine = open_engine(settings.database)
-        try:
-            with suppress(SQLAlchemyError):  # tables of another release
-                found = restrictions.restrictions_of(engine)
-        finally:
-            engine.dispose()
-    write_atomically(settings.home / NOTED, found.model_dump_json())
+    found = _found(settings)
+    # Those of this release are listed already; an earlier one recorded them in the database only.
+    add_erased(settings.home, found.erased)
+    write_atomically(settings.home / NOTED, found.model_dump_json(exclude={"erased"}))
+
+
+def _found(settings: Settings) -> Restrictions:
+    try:
+        revision = current(settings.database)
+    except DamagedDatabaseError:
+        return NOTHING_KNOWN
+    if revision is None:
+        return NOTHING_KNOWN
+    engine = open_engine(settings.database)
+    try:
+        return restrictions.restrictions_of(engine, is_known=is_known(revision))
+    finally:
+        engine.dispose()
 
 
 def forget_restrictions(settings: Settings) -> None:
@@ -50,35 +59,49 @@ def complete_restore(settings: Settings, console: Console) -> None:
     """Migrate the restored database, and repeat erasures and restrictions that it does not know.
 
     Raises:
-        CommandError: The tables cannot be migrated, or the note cannot be read.
+        CommandError: The tables cannot be migrated.
         Unavailable: The database does not answer.
     """
     if current(settings.database) is not None:
-        migrate(settings)
+        migrate(settings, is_restored=True)
         if count := repeat_erasures(settings):
             warn(console, f"{count} subjects that were erased since are erased again.")
-        if count := _repeat(settings):
+        _repeat(settings, console)
+    forget_restrictions(settings)
+
+
+def _repeat(settings: Settings, console: Console) -> None:
+    path = settings.home / NOTED
+    if not path.exists():
+        return
+    try:
+        noted = Restrictions.model_validate_json(path.read_bytes())
+    except ValidationError:
+        noted = NOTHING_KNOWN  # no command revokes a key until the restore is complete
+    engine = open_engine(settings.database)
+    try:
+        if count := restrictions.repeat(engine, noted, lambda: datetime.now(UTC)):
             warn(
                 console,
                 f"{count} keys, devices and consents that were revoked or withdrawn since, and "
                 "faces that were disabled, are so again. `GET /v1/audit` lists them.",
             )
-    forget_restrictions(settings)
-
-
-def _repeat(settings: Settings) -> int:
-    path = settings.home / NOTED
-    if not path.exists():
-        return 0
-    try:
-        noted = Restrictions.model_validate_json(path.read_bytes())
-    except ValidationError:
-        raise CommandError(
-            f"{path} is damaged. It says which keys were revoked since the backup: revoke them "
-            "again (`opsin keys list`), and then remove it."
-        ) from None
-    engine = open_engine(settings.database)
-    try:
-        return restrictions.repeat(engine, noted, lambda: datetime.now(UTC))
+        unread = restrictions.unrepeated(engine, noted.unread)
     finally:
         engine.dispose()
+    if (settings.home / ERASED_IDS).exists():
+        unread = [name for name in unread if name != ERASED]
+    if unread:
+        # An error, as `--quiet` suppresses notes.
+        warn(errors(), _not_known(unread))
+
+
+def _not_known(unread: list[str]) -> str:
+    text = (
+        "There was no database here before, or not all of it can be read. What was revoked, "
+        "removed, withdrawn or erased since the backup may be back: "
+        f"{', '.join(unread)}. Do that again."
+    )
+    if KEYS in unread:
+        text += " `opsin keys list` shows which keys work; `opsin keys revoke` ends one."
+    return text

@@ -11,12 +11,18 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+
+from sqlalchemy import Engine, inspect
 
 from cli.backup.contents import AREAS, DATABASE, SECRETS, DatabaseKind
 from cli.backup.databases import dump
 from contracts.errors import DatasetNotFound
 from contracts.settings import Settings
+from database.datasets import HIDDEN, DatasetRows
+from database.engine import open_engine
+from database.tables import DatasetRecord
 from models.datasets.store import DatasetStore
 from models.store.hardlinks import link_tree
 from models.store.staging import Staging
@@ -75,6 +81,30 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
                 link_tree(settings.home / name, areas[name], skip=_is_not_kept)
         _fill(areas["jobs"], earlier)
         yield Snapshot(database, areas, scratch)
+
+
+def lost_datasets(settings: Settings, content: Snapshot) -> list[str]:
+    """The datasets that the database names and whose folders are missing, sorted.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    if content.database is None:
+        return []
+    library, engine = DatasetStore.of(settings), open_engine(settings.database)
+    try:
+        # A deletion hides the row, moves the folder away and then deletes the row.
+        lost = {one for one in _named_datasets(engine) if not library.exists(one)}
+        return sorted(lost & _named_datasets(engine))
+    finally:
+        engine.dispose()
+
+
+def _named_datasets(engine: Engine) -> set[str]:
+    if not inspect(engine).has_table(DatasetRecord.__tablename__):
+        return set()  # of an earlier release
+    revisions = DatasetRows(engine, lambda: datetime.now(UTC)).revisions()
+    return {one for one, revision in revisions.items() if revision != HIDDEN}
 
 
 def _is_not_kept(inside: Path) -> bool:

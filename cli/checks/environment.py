@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from cli.checks.check import Check
 from cli.checks.packages import REINSTALL
 from contracts.settings import Settings
+from service.connections.descriptors import needed_files, possible_connections
 
 _DEVICES_SECONDS = 120
 _BUSY = 2.0  # processes for each core
@@ -25,6 +27,7 @@ def environment(settings: Settings, *, deep: bool) -> Iterator[Check]:
     """Check what computes on this machine."""
     yield _processor(settings)
     yield from busy(settings)
+    yield from _open_files(settings)
     yield gpu(os.environ)
     if deep:
         yield _tensorflow()
@@ -57,6 +60,15 @@ def busy(settings: Settings) -> Iterator[Check]:
             f"(OPSIN_JOB_NICENESS={settings.job_niceness}): loading alone may take them minutes",
             "Wait for the other programs, or set OPSIN_JOB_NICENESS=0: then jobs get a fair share.",
         )
+
+
+def _open_files(settings: Settings) -> Iterator[Check]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    possible = possible_connections(settings.max_connections, hard)
+    if possible < settings.max_connections:
+        detail = f"{hard:,} at most, which allow for {possible:,} connections"
+        help_ = f"Raise `ulimit -Hn` to {needed_files(settings.max_connections)}."
+        yield Check("open files", "warn", detail, help_)
 
 
 def gpu(environment_: Mapping[str, str]) -> Check:

@@ -1,4 +1,4 @@
-"""Whether the keys are here that the data of the enrolled people is encrypted with."""
+"""Whether the keys are here that the data of enrolled people, and two settings, need."""
 
 from collections.abc import Iterator
 
@@ -8,45 +8,45 @@ from contracts.settings import Settings
 
 
 def face_keys(settings: Settings) -> Iterator[Check]:
-    """Compare the keys with those that subjects need, such as after a restore without secrets."""
+    """Compare the keys with those that are needed, such as after a restore without secrets."""
     if settings.database_url is None and not (settings.home / "opsin.db").exists():
         return
     from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
     try:
         needed = _needed(settings)
-        missing = sorted(needed - _present(settings))
+        missing = sorted(needed - present_keys(settings))
     except (OpsinError, SQLAlchemyError, ValueError, OSError):
         return  # the checks of the database and of the secrets say what is wrong
     if not needed:
         return
     if not missing:
-        yield Check("face keys", "ok", "all that enrolled people need are here")
+        yield Check("face keys", "ok", "all that face data needs are here")
         return
     where = settings.face_keys_file if settings.faces_keys is None else "OPSIN_FACES_KEYS"
     yield Check(
         "face keys",
         "fail",
-        f"missing: {', '.join(missing)}. People who were enrolled with them cannot be recognized",
-        f"Add their lines to {where}; a backup holds them only if it was made with --secrets.",
+        f"missing: {', '.join(missing)}. People who were enrolled with them cannot be "
+        "recognized, and enrollment and login may be impossible",
+        f"Add their lines to {where}; a backup holds them only if it was made with --secrets. If "
+        "they are lost for good, `opsin faces replace-lost-keys` replaces them.",
     )
 
 
 def _needed(settings: Settings) -> set[str]:
-    from sqlalchemy import select
-
+    from database.crypto.cipher import sealing_key_ids
     from database.engine import open_engine, reading
-    from database.tables import SubjectRecord
 
     engine = open_engine(settings.database)
     try:
         with reading(engine) as session:
-            return set(session.scalars(select(SubjectRecord.key_id).distinct()))
+            return sealing_key_ids(session)
     finally:
         engine.dispose()
 
 
-def _present(settings: Settings) -> set[str]:
+def present_keys(settings: Settings) -> set[str]:
     """The ids of the keys; the file is not created."""
     from database.crypto.master_keys import KeyFile, read_keys
 

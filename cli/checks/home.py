@@ -69,7 +69,7 @@ def _areas(folder: Path) -> Iterator[Check]:
     """Check for folders of another user, such as a container's root on a shared volume."""
     unwritable = [
         name
-        for name in (*AREAS, "cache", "weights", "valkey", "logs", "run", "opsin.db")
+        for name in (*AREAS, "cache", "weights", "valkey", "logs", "memory", "run", "opsin.db")
         if (folder / name).exists() and not _writable(folder / name)
     ]
     if unwritable:

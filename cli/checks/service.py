@@ -12,7 +12,7 @@ from cli.clients.api import Api
 from cli.home import Home
 from cli.output import CommandError, counted
 from cli.processes.valkey import running_url
-from cli.startup import require_free_port, require_key
+from cli.startup import require_free_port, require_home, require_key
 from contracts.errors import OpsinError
 from contracts.inference.registry import SystemInfo
 from contracts.queue.clock import MAX_AHEAD_SECONDS
@@ -157,7 +157,7 @@ def _database(settings: Settings) -> Check:
     if revision is None:
         return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} create them.")
     if revision == latest:
-        return Check("database", "ok", f"{kind}, revision {revision}")
+        return _database_of_home(settings, f"{kind}, revision {revision}")
     if is_known(revision):
         detail = f"{kind}, not migrated: its tables are of {revision}, this release needs {latest}"
         return Check("database", "fail", detail, f"{_MIGRATE} bring them up to date; restart.")
@@ -165,14 +165,25 @@ def _database(settings: Settings) -> Check:
     return Check("database", "fail", detail, "Run that release, or `opsin restore` a backup.")
 
 
+def _database_of_home(settings: Settings, detail: str) -> Check:
+    try:
+        require_home(settings)
+    except CommandError as error:
+        return Check("database", "fail", "not that of this home", str(error))
+    return Check("database", "ok", detail)
+
+
 def _database_error(kind: str, error: Exception) -> Check:
-    name = type(error).__name__
-    # SQLite raises this for a file that is not a database; for one it cannot open, another error.
-    if kind == "sqlite" and name == "DatabaseError":
-        help_ = "Move the file aside and `opsin restore` a backup."
+    from database.engine import DamagedDatabaseError  # SQLAlchemy
+
+    if isinstance(error, DamagedDatabaseError):
+        help_ = "Stop Opsin, and `opsin restore --force` a backup, which moves the file aside."
         return Check("database", "fail", "sqlite, the file is damaged or not a database", help_)
+    if kind == "sqlite" and isinstance(error, OpsinError):
+        what, _, help_ = error.detail.partition(". ")
+        return Check("database", "fail", f"{kind}: {what[0].lower()}{what[1:].rstrip('.')}", help_)
     help_ = "Start it, or correct OPSIN_DATABASE_URL."
-    return Check("database", "fail", f"does not answer ({name})", help_)
+    return Check("database", "fail", f"does not answer ({type(error).__name__})", help_)
 
 
 def _port(settings: Settings) -> Check:

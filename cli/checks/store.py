@@ -136,6 +136,8 @@ def _faults(model_store: Store, model: str, version: int, *, deep: bool) -> list
         records = read_manifest(folder).files
     except (DamagedManifestError, OpsinError) as error:
         return [str(error)]
+    except OSError as error:
+        return [f"its files cannot be read: {error.strerror}"]
     return [
         f"{name} is missing" if not (folder / name).is_file() else f"{name} has another size"
         for name, record in records.items()

@@ -1,6 +1,5 @@
 """Requests to a running server, with the key that belongs to it and errors as plain lines."""
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import ValidationError
 from cli.access import MAKE_CLI_KEY, cli_key_file
 from cli.clients.answers import read_whole
 from cli.clients.proof import proven_headers
-from cli.output import CommandError, errors, print_error
+from cli.output import CommandError, errors, print_error, written_file
 from cli.running_home import running_services
 from cli.settings import address, is_own, key_headers, reachable
 from cli.streams import shown
@@ -123,16 +122,9 @@ class ServerClient:
 
     def download(self, path: str, to: Path, **options: Any) -> None:
         """Write an answer to a file, whole or not at all."""
-        part = to.with_name(f".{to.name}.{secrets.token_hex(4)}.part")
-        try:
-            with self.stream("GET", path, **options) as answer, part.open("xb") as file:
-                for chunk in answer.iter_bytes():
-                    file.write(chunk)
-            part.replace(to)
-        except OSError as error:
-            raise CommandError(f"Cannot write {to} ({error.strerror}).") from None
-        finally:
-            part.unlink(missing_ok=True)
+        with self.stream("GET", path, **options) as answer, written_file(to) as file:
+            for chunk in answer.iter_bytes():
+                file.write(chunk)
 
     def refusal(self, answer: httpx.Response) -> RefusedError:
         """What a refused request becomes."""

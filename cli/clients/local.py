@@ -17,7 +17,7 @@ from cli.home import Home
 from cli.output import CommandError, as_command_error, suppress_logs, waiting
 from cli.running_home import is_home
 from cli.settings import address
-from cli.startup import known_networks
+from cli.startup import known_networks, using_home
 from contracts.errors import ModelNotFound, OpsinError
 from contracts.inference.heatmap import HeatmapResponse
 from contracts.inference.inference import InferenceResponse, ItemError, ItemResult, Timing
@@ -276,10 +276,9 @@ def _find_version(settings: Settings, model: str) -> int:
 
 
 def _import_network(settings: Settings, network: Network) -> None:
-    home = Home(settings.home)
-    home.prepare()
+    Home(settings.home).prepare()
     with (
-        home.shared(),
+        using_home(settings),
         suppress_logs() as console,
         waiting(console, f"Importing {network.name} into the store, once"),
         start_import(settings, network.name) as child,

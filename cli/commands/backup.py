@@ -1,9 +1,11 @@
 """`opsin backup` and `opsin restore`."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tarfile import TarFile
 from typing import Annotated
 
 import typer
@@ -14,8 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cli.access import cli_key_file
 from cli.backup import placing
 from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
-from cli.backup.databases import kind_of, sqlite_path, staged
-from cli.backup.erasures import note_erasures
+from cli.backup.databases import kind_of, require_unused, sqlite_path, staged
 from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
 from cli.backup.restrictions import (
@@ -23,16 +24,18 @@ from cli.backup.restrictions import (
     forget_restrictions,
     note_restrictions,
 )
-from cli.backup.snapshot import snapshot
+from cli.backup.snapshot import lost_datasets, snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
 from cli.home import Home
 from cli.output import CommandError, as_command_error, notes, waiting, warn
 from cli.settings import load
+from cli.startup import require_home
 from contracts.settings import Settings
 from database.migrations import current, is_known
 
 _SPARE_BYTES = 64 * 1024**2
+_SHOWN = 5
 
 
 def backup(
@@ -53,7 +56,7 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
     """Write a backup; nothing is left of one that fails.
 
     Raises:
-        CommandError: It failed.
+        CommandError: It failed, or is written but lacks the folders of some datasets.
     """
     console = notes()
     if out.exists():
@@ -68,11 +71,21 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
         placing.require_whole(settings.home)
         with waiting(console, "Taking a snapshot"):
             revision = current(settings.database)
+            require_home(settings)
             content = stack.enter_context(snapshot(settings, secrets=secrets))
+            if current(settings.database) != revision:
+                raise CommandError("The database was upgraded meanwhile. Take the backup again.")
             header = header_of(content, revision)
             _require_room(out.absolute().parent, header.size)
+            lost = lost_datasets(settings, content)
         with _bar(console, "Writing", header.size) as progress:
             pack(content, header, out, progress)
+    if lost:
+        raise CommandError(
+            f"{out} is written and can be restored, but it is not complete: {settings.home} has no "
+            f"folder of {_shortened(lost)}. Check OPSIN_HOME and its mount; if they are lost for "
+            "good, `opsin datasets delete` removes them from the database."
+        )
     console.print(
         f"[green]✓[/] {escape(str(out))}: {header.files:,} files, {header.size / 1e6:,.1f} MB. "
         "Weights are not in it: `opsin weights pull` fetches them."
@@ -114,15 +127,14 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
             complete_restore(settings, console)
         try:
             with opened(archive) as (header, sha256, tar):
-                if placed is None or placed.backup != sha256:
+                is_new = placed is None or placed.backup != sha256
+                if is_new:
                     _require_fit(settings, header, force=force)
-                    _require_room(settings.home, header.size)
-                    new = placing.unpack_folder(settings.home)
-                    with _bar(console, "Reading", header.size) as progress:
-                        unpack(tar, header, sha256, new, progress)
-                    note_erasures(settings)
-                    note_restrictions(settings)
-                    report_kept(_place(settings, header, sha256, new), console)
+                    new = _unpacked(settings, console, tar, header, sha256)
+            # No longer within `opened`, to which every error is one of the archive.
+            if is_new:
+                note_restrictions(settings)
+                report_kept(_place(settings, header, sha256, new), console)
         except BaseException:
             if not placing.is_interrupted(settings.home):
                 forget_restrictions(settings)
@@ -133,6 +145,16 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
     _print_restored(console, settings, header)
 
 
+def _unpacked(
+    settings: Settings, console: Console, tar: TarFile, header: Header, sha256: str
+) -> Path:
+    _require_room(settings.home, header.size)
+    new = placing.unpack_folder(settings.home)
+    with _bar(console, "Reading", header.size) as progress:
+        unpack(tar, header, sha256, new, progress)
+    return new
+
+
 def _print_restored(console: Console, settings: Settings, header: Header) -> None:
     when = f"{header.created_at:%Y-%m-%d %H:%M} UTC"
     console.print(f"[green]✓[/] {escape(str(settings.home))} is as it was on {when}.")
@@ -140,7 +162,8 @@ def _print_restored(console: Console, settings: Settings, header: Header) -> Non
         warn(
             console,
             "The keys of faces were not in the backup. If faces were enrolled, put their keys "
-            f"back into {settings.home / SECRETS}.",
+            f"back into {settings.home / SECRETS}. If they are lost for good, start with `opsin "
+            "faces replace-lost-keys`.",
         )
     if not cli_key_file(settings.home).exists():
         console.print("If keys are required, `opsin keys cli` makes one for the commands here.")
@@ -158,10 +181,12 @@ def _described_errors(what: str) -> Iterator[None]:
 
 def _place(settings: Settings, header: Header, sha256: str, new: Path) -> placing.Placed:
     if kind_of(settings) == "sqlite":
-        copy = staged(new / DATABASE, "sqlite") if header.database else None
+        copy = staged(new / DATABASE, "sqlite", header.revision) if header.database else None
         return placing.place(settings.home, sha256, (copy, sqlite_path(settings)))
-    dumped = (settings, staged(new / DATABASE, "postgresql")) if header.database else None
-    return placing.place(settings.home, sha256, postgresql=dumped)
+    dumped = None
+    if header.database:
+        dumped = settings, staged(new / DATABASE, "postgresql", header.revision)
+    return placing.place(settings.home, sha256, postgresql=dumped, revision=header.revision)
 
 
 def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
@@ -188,6 +213,8 @@ def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
             f"An Opsin answers on port {settings.port}. Stop it and its workers first; if it "
             "uses another home, set OPSIN_PORT to a free port."
         )
+    if existing:
+        require_unused(settings)
 
 
 def _existing_content(settings: Settings) -> list[str]:
@@ -222,11 +249,17 @@ def _warn_of_secrets(console: Console, settings: Settings, secrets: bool) -> Non
         )
 
 
+def _shortened(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def _require_room(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size + _SPARE_BYTES:
+    free, needed = shutil.disk_usage(folder).free, size + _SPARE_BYTES
+    if free < needed:
         raise CommandError(
-            f"{size / 1e6:,.0f} MB are needed in {folder}, and {free / 1e6:,.0f} MB are free."
+            f"{math.ceil(needed / 1e6):,} MB are needed in {folder}, and {free // 10**6:,} MB are "
+            f"free. Free {math.ceil((needed - free) / 1e6):,} MB more."
         )
 
 

@@ -35,14 +35,13 @@ from cli.output import (
     warn,
 )
 from cli.settings import load
-from cli.startup import migrate
+from cli.startup import open_database, using_home
 from cli.streams import shown
 from cli.tables import Column, print_list
 from contracts.names import printable_part
 from contracts.suggestions import similar
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, LabelSource
 from database.datasets import DatasetRows
-from database.engine import open_engine
 from database.jobs.jobs import Jobs
 from database.paging import MAX_PAGE_SIZE
 from models.datasets.admission import ImportProgress
@@ -115,7 +114,7 @@ def fetch(
     Where the publisher cannot be reached, the message says which file to put where.
     """
     settings, console = load(), notes()
-    with as_command_error():
+    with as_command_error(), using_home(settings):
         dataset = published(name)
         with _download_bar(console, name) as progress:
             paths = fetch_files(
@@ -262,17 +261,11 @@ app.command("video")(video)
 @contextmanager
 def _open_datasets() -> Iterator[Datasets]:
     settings = load()
-    with as_command_error():
-        migrate(settings)
-        engine = open_engine(settings.database)
-        try:
-            jobs = Jobs(engine, _now)
-            rows = DatasetRows(engine, _now)
-            datasets = Datasets(DatasetStore.of(settings), rows, jobs.needs_dataset)
-            datasets.reconcile()
-            yield datasets
-        finally:
-            engine.dispose()
+    with open_database(settings) as engine:
+        jobs, rows = Jobs(engine, _now), DatasetRows(engine, _now)
+        datasets = Datasets(DatasetStore.of(settings), rows, jobs.needs_dataset)
+        datasets.reconcile()
+        yield datasets
 
 
 def _now() -> datetime:

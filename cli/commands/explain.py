@@ -27,6 +27,7 @@ from cli.output import (
     print_path,
     suppress_logs,
     waiting,
+    written_file,
 )
 from cli.settings import load
 from cli.streams import shown
@@ -268,7 +269,8 @@ def _write(target: Path, content: bytes) -> None:
         return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        note_replaced(target)
-        target.write_bytes(content)
     except OSError as error:
         raise CommandError(f"{target} cannot be written ({error.strerror}).") from None
+    note_replaced(target)
+    with written_file(target) as file:
+        file.write(content)

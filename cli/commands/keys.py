@@ -31,7 +31,6 @@ from cli.options import Json, Yes
 from cli.output import (
     CommandError,
     answers,
-    as_command_error,
     confirm,
     confirm_on_terminal,
     counted,
@@ -40,13 +39,12 @@ from cli.output import (
     warn,
 )
 from cli.settings import load
-from cli.startup import migrate
+from cli.startup import open_database
 from cli.streams import shown
 from cli.tables import Column, local_time, print_list
 from contracts.keys import MAX_GRACE, SCOPES, KeyInfo, MadeKey, NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
-from database.engine import open_engine
 from database.keys import Keys
 
 KeyId = Annotated[str, typer.Argument(metavar="KEY", help="Its id, as `opsin keys list` shows it.")]
@@ -264,13 +262,8 @@ def parse_duration(text: str) -> timedelta:
 def _open_keys(*, announce: bool = False) -> Iterator[tuple[Settings, Keys]]:
     """The settings and the keys; `announce` tells a running service of the block's changes."""
     settings = load()
-    with as_command_error():
-        migrate(settings)
-        engine = open_engine(settings.database)
-        try:
-            yield settings, Keys(engine, lambda: datetime.now(UTC))
-        finally:
-            engine.dispose()
+    with open_database(settings) as engine:
+        yield settings, Keys(engine, lambda: datetime.now(UTC))
     if announce:
         announce_change(settings, "keys")
 

@@ -18,6 +18,7 @@ from cli.output import (
     print_json,
     print_path,
     waiting,
+    written_file,
 )
 from cli.settings import load
 from cli.streams import shown
@@ -160,8 +161,6 @@ def _numbers(text: str) -> list[int]:
 
 def _write(target: Path, content: bytes) -> None:
     note_replaced(target)
-    try:
-        target.write_bytes(content)
-    except OSError as error:
-        raise CommandError(f"{target} cannot be written ({error.strerror}).") from None
+    with written_file(target) as file:
+        file.write(content)
     print_path(target)

@@ -5,6 +5,7 @@ within a second. Only a conversion needs TensorFlow, in a process of its own.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,8 +28,10 @@ from cli.output import (
     print_json,
     print_path,
     waiting,
+    written_file,
 )
 from cli.settings import load
+from cli.startup import using_home
 from cli.tables import Column, local_time, print_list
 from contracts.errors import OpsinError
 from contracts.inference.manifest import Manifest
@@ -149,8 +152,8 @@ def promote(
     alias: Annotated[str, typer.Option(help="The alias to move.")] = "champion",
 ) -> None:
     """Point an alias to a version; to roll back, name an older version."""
-    with as_command_error():
-        before = _store().promote(model, version, alias)
+    with _changing_store() as store:
+        before = store.promote(model, version, alias)
     announce_change(load(), "models")
     if before == version:
         notes().print(f"[green]✓[/] {alias} of {model} already is version {version}")
@@ -162,8 +165,7 @@ def promote(
 @app.command()
 def delete(model: Model, version: Version, yes: Yes = False) -> None:
     """Remove a version for good; refused while an alias points to it."""
-    store = _store()
-    with as_command_error():
+    with _changing_store() as store:
         store.manifest(model, version)  # before the question: it must exist
         confirm(f"Delete version {version} of {model} for good?", yes=yes)
         store.delete(model, version)
@@ -176,8 +178,7 @@ def verify(
     model: Annotated[str | None, typer.Argument(help="Default: all models.")] = None,
 ) -> None:
     """Compare all files with their digests; a damaged version goes to quarantine."""
-    store = _store()
-    with as_command_error():
+    with _changing_store() as store:  # a damaged version is moved
         names = store.models() if model is None else [model]
         versions = [(name, version) for name in names for version in store.versions(name)]
         if not versions:
@@ -190,8 +191,13 @@ def verify(
 
 
 def _is_sound(store: Store, model: str, version: int) -> bool:
-    with waiting(notes(), f"Reading {model} {version}"):
-        problems = store.verify(model, version)
+    try:
+        with waiting(notes(), f"Reading {model} {version}"):
+            problems = store.verify(model, version)
+    except OSError as error:
+        raise CommandError(
+            f"{model} {version} cannot be read: {error.strerror}. It stays where it is."
+        ) from None
     if not problems:
         answers().print(f"[green]ok[/] {model} {version}")
         return True
@@ -213,8 +219,7 @@ def download_version(
     to: To = None,
 ) -> None:
     """Write a version to a file that does not exist yet."""
-    store = _store()
-    with as_command_error():
+    with _changing_store() as store:  # a conversion is kept there
         number = store.resolve(model, version)
         if kind in DERIVED_FORMATS:
             with waiting(notes(), f"Converting {model} {number} to {kind}"):
@@ -223,14 +228,18 @@ def download_version(
     path = out or to or Path(content.filename)
     if path.is_dir():
         path /= content.filename
-    try:
-        with path.open("xb") as file:
-            for chunk in content.chunks:
-                file.write(chunk)
-    except OSError as error:
-        raise CommandError(f"Cannot write {path} ({error.strerror}).") from None
+    with written_file(path, replace=False) as file:
+        for chunk in content.chunks:
+            file.write(chunk)
     print_path(path)
 
 
 def _store() -> Store:
     return Store(load().store_home)
+
+
+@contextmanager
+def _changing_store() -> Iterator[Store]:
+    settings = load()
+    with as_command_error(), using_home(settings):
+        yield Store(settings.store_home)

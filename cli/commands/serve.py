@@ -2,19 +2,17 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
-from cli.backup.placing import require_whole
-from cli.home import Home
 from cli.output import CommandError
 from cli.processes.malloc import configure_malloc
 from cli.processes.signals import StopSignals
 from cli.settings import environment, load, require_redis
-from cli.startup import has_live_keys, migrate
+from cli.startup import has_live_keys, migrate, using_home
+from contracts.errors import Unavailable
 from contracts.settings import Settings
 from models.processes import PARENT, end_with_parent
 
@@ -30,7 +28,7 @@ def serve(
 ) -> None:
     """Run the API alone; needs OPSIN_REDIS_URL."""
     settings = require_redis(load(follow=False), "serve")
-    with _using_home(settings):
+    with using_home(settings):
         if shared:
             _serve_shared(settings, shared)
         elif settings.api_processes > 1:
@@ -52,7 +50,7 @@ def worker(
     It needs OPSIN_REDIS_URL.
     """
     settings = require_redis(load(follow=False), "worker --jobs" if jobs else "worker")
-    with _using_home(settings):
+    with using_home(settings):
         if jobs:
             _run_job_worker(settings)
         elif unkept:
@@ -64,7 +62,7 @@ def worker(
 def _serve_alone(settings: Settings) -> None:
     configure_malloc()
     end_with_parent(settings.shutdown_seconds + _SPARE_SECONDS)
-    migrate(settings)
+    migrate(settings, is_start=True)
     _serve(settings)
 
 
@@ -75,7 +73,7 @@ def _serve_many(settings: Settings) -> None:
     supervised = PARENT in os.environ  # before `end_with_parent`, which removes it
     with StopSignals() as signals:
         end_with_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
-        migrate(settings)
+        migrate(settings, is_start=True)
         supervise_api(settings, signals, supervised=supervised)
 
 
@@ -95,7 +93,10 @@ def _serve(
     from service.lifespan import open_services  # FastAPI; not for a worker
     from service.server import serve as run
 
-    keyed = has_live_keys(settings)
+    try:
+        keyed = has_live_keys(settings)
+    except Unavailable:
+        keyed = False  # then other machines are not let in
     run(settings, open_services, keyed=keyed, listener=listener, ready=ready)
 
 
@@ -133,11 +134,3 @@ def _run_job_worker(settings: Settings) -> None:
         run(settings)
     except ValueError as error:
         raise CommandError(f"{error}.", exit_code=2) from None
-
-
-@contextmanager
-def _using_home(settings: Settings) -> Iterator[None]:
-    """Keep a restore away while this process runs, and refuse a half-restored home."""
-    with Home(settings.home).shared():
-        require_whole(settings.home)
-        yield

@@ -26,7 +26,7 @@ from cli.processes.supervisor import Supervisor
 from cli.processes.valkey import Valkey, embedded
 from cli.running_home import noted
 from cli.settings import environment, load
-from cli.startup import known_networks, migrate, require_free_port, require_key
+from cli.startup import known_networks, migrate, require_free_port, require_home, require_key
 from contracts.inference.registry import Readiness
 from contracts.settings import MIB, Settings
 
@@ -51,6 +51,7 @@ def up(
     console = notes()
     with home.locked():
         _finish_restore(settings, console)
+        require_home(settings, is_start=True)  # before weights are fetched to an empty one
         require_free_port(settings)
         _pull_weights(settings, console)
         with StopSignals() as signals:
@@ -145,7 +146,7 @@ class Service:
                 self.valkey.wait(_VALKEY_SECONDS, lambda: self._check(supervisor))
                 settings = settings.model_copy(update={"redis_url": self.valkey.url})
         with waiting(self.console, "Preparing the database"):
-            migrate(settings)
+            migrate(settings, is_start=True)
         self._warn_of_face_keys()
         env = environment(settings)
         self._start_program(supervisor, env, "worker", "worker")

@@ -91,6 +91,10 @@ class SubjectExport(BaseModel):
     devices: list[Device]
     templates: list[ExportedTemplate]
     frames: list[ExportedFrame]
+    unreadable: list[str] = Field(
+        description="Ids of stored images and embeddings that are damaged or missing, so that "
+        "they are not in `frames` and `templates`."
+    )
     jobs: list[Job] = Field(description="The enrollments that are still recorded.")
     events: list[FaceEvent] = Field(description="The audit, newest first.")
     models: list[ErasedModel] = Field(

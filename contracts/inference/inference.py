@@ -50,6 +50,16 @@ class Timing(BaseModel):
     total: float
 
 
+class ModelAnswer(BaseModel):
+    """What one of several models answered, or why it did not."""
+
+    model: str
+    version: int | None = Field(None, description="Absent if none could be chosen.")
+    batch_size: int | None = Field(None, description="As that of the response.")
+    results: list[ItemResult] | None = Field(None, description="One for each image.")
+    error: ItemError | None = Field(None, description="Why the model has no results.")
+
+
 class InferenceResponse(BaseModel):
     """The response to a classification or an embedding of one image or several."""
 
@@ -58,3 +68,8 @@ class InferenceResponse(BaseModel):
     batch_size: int = Field(description="How many images ran through the network together.")
     results: list[ItemResult]
     timing_ms: Timing
+    models: list[ModelAnswer] | None = Field(
+        None,
+        description="If several models were asked: the answer of each, in their order. The other "
+        "fields are those of the first one that has results.",
+    )

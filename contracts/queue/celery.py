@@ -124,7 +124,16 @@ class _Connection(Connection):  # type: ignore[misc]
         return _Transport
 
 
+def _no_exchange(_queue: str) -> None:
+    """The exchange of a queue: tasks are put into the queue itself."""
+
+
 class Amqp(AMQP):  # type: ignore[misc]
-    """For `Celery(amqp=…)`: every connection of the application uses our transport."""
+    """For `Celery(amqp=…)`: every connection of the application uses our transport.
+
+    Queues have no exchanges. By default, each would have one of its name, and Redis would keep what
+    is bound to it for ever, also for the queue of a worker that is gone.
+    """
 
     Connection = _Connection
+    autoexchange = staticmethod(_no_exchange)

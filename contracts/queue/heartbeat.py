@@ -39,6 +39,11 @@ class HeldModel(BaseModel):
         None, description="Why that is not the requested runtime; null if it is."
     )
     batch_sizes: tuple[int, ...] = ()
+    group: str | None = Field(
+        None,
+        description="The `QueueGroup` whose images may run together with those of this version; "
+        "null if it has its base for itself.",
+    )
 
 
 class BatchStatistics(BaseModel):
@@ -74,6 +79,10 @@ class WorkerBeat(BaseModel):
     reads_origins: bool = Field(
         False, description="Whether it understands which request an image belongs to."
     )
+    shared_pixels: tuple[str, ...] = Field(
+        (), description="The names of the `SharedPixels` that it has open, in hexadecimal digits."
+    )
+    reads_groups: bool = Field(False, description="Whether it understands tasks for a group.")
     clock_ahead: float | None = Field(
         None,
         description="Seconds by which the clock of its host is ahead of the clock of Redis; null "

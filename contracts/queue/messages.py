@@ -6,9 +6,9 @@ the Lua scripts that move items can read it without knowing the rest.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,14 @@ from contracts.tracing.origin import NO_ORIGIN, Origin, split_origin, with_origi
 
 Pixels = npt.NDArray[np.uint8]
 Vector = npt.NDArray[np.float32]
+ReadShared: TypeAlias = Callable[[bytes, bytes, int], Pixels]
+"""Reads pixels by their handle, the item's id and their length in bytes; see `shared_pixels`."""
 
 # magic, id, attempt, deadline (Unix seconds), enqueued (Unix seconds), height, width, length of
 # reply_to, class, length of note
 _ITEM = struct.Struct("<4s16sBddHHBiH")
 _ITEM_MAGIC = b"OPI2"
+_SHARED_ITEM_MAGIC = b"OPS2"  # ends with a handle in place of the pixels
 # magic, id, ok, version, batch size, queue seconds, compute seconds, length of note
 _REPLY = struct.Struct("<4s16s?IHffI")
 _REPLY_MAGIC = b"OPR2"
@@ -29,6 +32,12 @@ _LENGTH = struct.Struct("<I")
 
 ID_OFFSET = 5  # 1-based, as Lua counts: the id is bytes 5 to 20 of an item and of a reply
 ID_LENGTH = 16
+IMAGE_ID_LENGTH = 12
+"""So many bytes at the beginning of an id tell one image from another.
+
+If a client asks several models about an image, it is an item of each one's queue, and only the rest
+of the ids differs. A worker need not compute it twice.
+"""
 
 TOP_CLASS = -1
 """In place of a class: the most probable one."""
@@ -43,7 +52,7 @@ class Item:
     """One decoded image in a queue.
 
     Attributes:
-        id: 16 random bytes.
+        id: 16 bytes, of which the first 12 are random; see `IMAGE_ID_LENGTH`.
         deadline: Unix time in seconds, by `RedisClock`, after which no client waits for the answer.
         enqueued: Unix time in seconds, by `RedisClock`, at which the item was made.
         reply_to: Name of the Redis list that receives the reply.
@@ -65,11 +74,21 @@ class Item:
     note: bytes = b""
     origin: Origin = NO_ORIGIN
 
-    def pack(self) -> bytes:
+    @property
+    def image_id(self) -> bytes:
+        """The same for items with the same pixels that belong to one request."""
+        return self.id[:IMAGE_ID_LENGTH]
+
+    def pack(self, handle: bytes = b"") -> bytes:
+        """The item as bytes.
+
+        Args:
+            handle: Of its pixels, if they do not travel with it; see `SharedPixels`.
+        """
         reply_to, note = self.reply_to.encode(), with_origin(self.note, self.origin)
         height, width, _ = self.pixels.shape
         header = _ITEM.pack(
-            _ITEM_MAGIC,
+            _SHARED_ITEM_MAGIC if handle else _ITEM_MAGIC,
             self.id,
             self.attempt,
             self.deadline,
@@ -81,28 +100,39 @@ class Item:
             len(note),
         )
         # Joined in one step, so that the pixels are copied only once.
-        return b"".join((header, reply_to, note, np.ascontiguousarray(self.pixels).data))
+        pixels = handle or np.ascontiguousarray(self.pixels).data
+        return b"".join((header, reply_to, note, pixels))
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Self:
-        """Read an item; the pixels are a view of `raw`, not a copy.
+    def unpack(cls, raw: bytes, read_shared: ReadShared | None = None) -> Self:
+        """Read an item; pixels that travel with it are a view of `raw`, not a copy.
+
+        Args:
+            raw: From `pack`.
+            read_shared: Reads pixels that do not; without it, such an item is malformed.
 
         Raises:
-            MalformedMessageError: The bytes are not an item.
+            MalformedMessageError: The bytes are not an item, or its pixels cannot be read.
         """
-        if len(raw) < _ITEM.size or raw[:4] != _ITEM_MAGIC:
+        read = read_shared if raw[:4] == _SHARED_ITEM_MAGIC else None
+        if len(raw) < _ITEM.size or (raw[:4] != _ITEM_MAGIC and read is None):
             raise MalformedMessageError("not an item")
         _, item_id, attempt, deadline, enqueued, *rest = _ITEM.unpack_from(raw)
         height, width, reply_to_length, class_index, note_length = rest
         note_offset = _ITEM.size + reply_to_length
         pixels_offset = note_offset + note_length
-        if len(raw) - pixels_offset != height * width * 3:
+        length = height * width * 3
+        if read is not None:
+            pixels = read(raw[pixels_offset:], item_id, length)
+        elif len(raw) - pixels_offset == length:
+            pixels = np.frombuffer(raw, np.uint8, offset=pixels_offset)
+        else:
             raise MalformedMessageError("an item of the wrong length")
-        pixels = np.frombuffer(raw, np.uint8, offset=pixels_offset).reshape(height, width, 3)
         reply_to = _text(raw[_ITEM.size : note_offset])
         note, origin = split_origin(raw[note_offset:pixels_offset])
+        shaped = pixels.reshape(height, width, 3)
         return cls(
-            item_id, deadline, enqueued, reply_to, pixels, attempt, class_index, note, origin
+            item_id, deadline, enqueued, reply_to, shaped, attempt, class_index, note, origin
         )
 
 

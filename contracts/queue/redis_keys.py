@@ -2,11 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self, cast
 
 from contracts.inference.inference import Operation
 
 TASK_BATCH = "opsin.drain"
-"""Tells a worker that images wait in a queue; its arguments are those of a `QueueName`."""
+"""Tells a worker that images wait in a queue or a group; for its arguments, see `batch_args`."""
 
 TASK_RUN_JOB = "opsin.run_job"
 TASK_CONVERT = "opsin.convert"
@@ -68,11 +69,84 @@ class QueueName:
         """The images per second that a worker last answered from this queue."""
         return f"{self.key}:rate"
 
+    @classmethod
+    def of_key(cls, key: str) -> Self:
+        """The queue whose `key` that is."""
+        model, version, operation = key.removeprefix("lane:").rsplit(":", 2)
+        return cls(model, int(version), cast("Operation", operation))
+
+
+@dataclass(frozen=True, slots=True)
+class QueueGroup:
+    """Queues whose images may run in one batch, since their versions have one base.
+
+    The images stay in their own queues. A worker that processes a group takes images from those
+    that are ready, in turn.
+
+    Attributes:
+        name: What the workers announce for a version; the same on every host.
+    """
+
+    name: str
+
+    @property
+    def key(self) -> str:
+        """What the keys of the group begin with."""
+        return f"group:{self.name}"
+
+    @property
+    def ready_key(self) -> str:
+        """The keys of the queues that contain images: a sorted set, by when they are due."""
+        return f"{self.key}:ready"
+
+    @property
+    def scheduled_key(self) -> str:
+        """Set while a task for this group is on its way to a worker."""
+        return f"{self.key}:scheduled"
+
+    @property
+    def notify_key(self) -> str:
+        """As that of a queue."""
+        return f"{self.key}:bell"
+
+
+def source_of(key: str) -> QueueName | QueueGroup:
+    """The queue or the group whose `key` that is."""
+    name = key.removeprefix("group:")
+    return QueueName.of_key(key) if name == key else QueueGroup(name)
+
+
+def batch_args(queue: QueueName, group: QueueGroup | None = None) -> list[str | int]:
+    """The arguments of a batch task.
+
+    Args:
+        queue: What waits, or one of the group's queues that do.
+        group: What to process in place of the queue; understood by workers whose heartbeat says so.
+    """
+    args: list[str | int] = [queue.model, queue.version, queue.operation]
+    return args if group is None else [*args, group.name]
+
 
 SCHEDULED_EXPIRE_MS = 3000
 """After this time, a task that was lost with its worker no longer counts as scheduled."""
 
 NOTIFY_EXPIRE_MS = 3000
+
+READY_EXPIRE_MS = 3600 * 1000
+"""A name that is left over costs nothing but its place, and is skipped when it is taken."""
+
+
+def scheduled_in(celery_queue: str) -> str:
+    """What has a task in that Celery queue: keys of queues and groups, a sorted set by expiry.
+
+    So a worker need not look at the `scheduled_key` of everything that it could process.
+    """
+    return f"scheduled:{celery_queue}"
+
+
+def notify_in(celery_queue: str) -> str:
+    """As `QueueName.notify_key`, for a new task in that Celery queue."""
+    return f"bell:{celery_queue}"
 
 
 ABANDONED_PREFIX = b"abandoned:"
@@ -86,6 +160,14 @@ def abandoned(item_id: bytes) -> bytes:
 def claims(worker_id: str) -> str:
     """The set of items that a worker has taken and not yet answered."""
     return f"claims:{worker_id}"
+
+
+def lost_claims(worker_id: str) -> str:
+    """Those claims whose images the worker does not have: what it was sent did not arrive.
+
+    The API queues them again. Expires, and is written again while there are any.
+    """
+    return f"claims:{worker_id}:lost"
 
 
 def replies(api_id: str) -> str:
@@ -112,6 +194,12 @@ API_PROCESSES = "api-processes"
 def api_process(api_id: str) -> str:
     """The id of the last change that an API process has applied; expires with the process."""
     return f"api-process:{api_id}"
+
+
+SHARED_PIXELS = "shared-pixels"
+"""The names of `SharedPixels`: a sorted set, by when their API process was last seen alive."""
+
+SHARED_PIXELS_EXPIRE_SECONDS = 10
 
 
 def session(token_digest: str) -> str:

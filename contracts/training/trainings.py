@@ -4,6 +4,7 @@ Whatever can be validated without the images is validated here, before the train
 messages that say what to send instead.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -62,6 +63,16 @@ PHASES: dict[Strategy, tuple[Phase, ...]] = {
     "from_scratch": ("scratch",),
 }
 """The phases of each strategy, in order."""
+
+
+def last_phase(training: Mapping[str, Any]) -> Phase | None:
+    """The last phase of a training, which needs the most memory; None without a strategy.
+
+    Args:
+        training: A `TrainingRequest` as JSON.
+    """
+    strategy = training.get("strategy")
+    return PHASES[strategy][-1] if strategy in PHASES else None
 
 
 _ADDED_FIELDS = (

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from contracts.settings import Settings
-from database.crypto.master_keys import KEY_BYTES, Key, KeyFile, read_keys
+from contracts.errors import NeedsOperator
+from database.crypto.master_keys import KEY_BYTES, Key, KeyFile
 
 _NONCE_BYTES = 12
 _VERSION = 1
@@ -29,7 +29,8 @@ _DATA_KEY_ID = ""  # the key id in a ciphertext of a data key: there is only one
 MISSING_KEY_HELP = (
     "a key that encrypts face data is missing. The operator has to put back the file "
     "secrets/faces.keys of the data home, or the setting OPSIN_FACES_KEYS; a backup holds them "
-    "only if it was made with --secrets."
+    "only if it was made with --secrets. If it is lost for good, `opsin faces replace-lost-keys` "
+    "makes a new one."
 )
 """The end of a sentence for people, of what cannot be done because of it."""
 
@@ -43,37 +44,38 @@ class EnvelopeCipher:
 
     Args:
         keys: The master keys, the one that encrypts first.
-        file: The file they come from, if any; it is read again when another process changes it.
+        file: The file they come from, if any; it is read again when another process changes it, and
+            need not exist yet: meanwhile there is no key.
 
     Raises:
-        ValueError: There is no key.
+        ValueError: There is neither a key nor a file.
     """
 
     def __init__(self, keys: Sequence[Key], file: KeyFile | None = None) -> None:
-        if not keys:
+        if not keys and file is None:
             raise ValueError("at least one master key is needed")
         self._file = file
-        self._version = file.version if file else None
+        self._version = file.version if file and keys else None
         self._keys = tuple(keys)
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Use the keys of this installation; the key file is created if none are set.
+    def of_file(cls, file: KeyFile) -> Self:
+        """Use the keys of a file, none as long as it does not exist.
 
         Raises:
             ValueError: The keys are malformed, or others can read the file.
-            OSError: The file cannot be read or created.
+            OSError: The file cannot be read.
         """
-        if settings.faces_keys is not None:
-            return cls(read_keys(settings.faces_keys.get_secret_value()))
-        file = KeyFile(settings.face_keys_file)
-        return cls(file.read(), file)
+        return cls(file.read() if file.exists() else (), file)
 
     @property
     def key_id(self) -> str:
-        """Id of the master key that encrypts."""
-        self._reload()
-        return self._keys[0].id
+        """Id of the master key that encrypts.
+
+        Raises:
+            NeedsOperator: There is none.
+        """
+        return self._first_key().id
 
     @property
     def key_ids(self) -> tuple[str, ...]:
@@ -104,9 +106,12 @@ class EnvelopeCipher:
         return self.encrypt(self.decrypt(encrypted, purpose), purpose)
 
     def encrypt(self, content: bytes, purpose: str) -> bytes:
-        """Encrypt with the first master key; decryption needs the same `purpose`."""
-        self._reload()
-        return _encrypt(self._keys[0], content, purpose.encode())
+        """Encrypt with the first master key; decryption needs the same `purpose`.
+
+        Raises:
+            NeedsOperator: There is no key.
+        """
+        return _encrypt(self._first_key(), content, purpose.encode())
 
     def decrypt(self, encrypted: bytes, purpose: str) -> bytes:
         """Decrypt what was encrypted for `purpose`.
@@ -127,11 +132,19 @@ class EnvelopeCipher:
         """Derive 32 secret bytes for `purpose` from the first master key; returns (key id, secret).
 
         Uses HKDF-SHA256 (RFC 5869). The secret changes with the first key.
+
+        Raises:
+            NeedsOperator: There is no key.
         """
-        self._reload()
-        key = self._keys[0]
+        key = self._first_key()
         info = f"opsin {purpose}".encode()
         return key.id, HKDF(SHA256(), KEY_BYTES, salt=None, info=info).derive(key.secret)
+
+    def _first_key(self) -> Key:
+        self._reload()
+        if not self._keys:
+            raise NeedsOperator(f"Nothing can be encrypted: {MISSING_KEY_HELP}", retry_after=60)
+        return self._keys[0]
 
     def _find(self, key_id: str) -> Key | None:
         return next((key for key in self._keys if key.id == key_id), None)

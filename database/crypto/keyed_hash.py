@@ -20,9 +20,8 @@ from contracts.errors import NeedsOperator
 from database.crypto.envelope import MISSING_KEY_HELP, DecryptionError, EnvelopeCipher
 from database.crypto.master_keys import KEY_BYTES
 from database.engine import advisory_lock, reading, writing
-from database.tables import FaceSettingRecord
+from database.tables import DIGEST_KEY, FaceSettingRecord
 
-_ROW_KEY = "digest_key"
 _LOCK = 0x0951_0006  # see `database.engine.advisory_lock`
 _PURPOSE = "digest key"
 
@@ -59,6 +58,22 @@ class KeyedHash:
             if (encrypted := _load(session)) is not None:
                 self._store(session, self._cipher.decrypt(encrypted, _PURPOSE))
 
+    def replace_lost(self) -> bool:
+        """Make a new key if the stored one cannot be decrypted; returns whether it did.
+
+        Hashes by the earlier key match nothing any more.
+        """
+        with writing(self._engine) as session:
+            advisory_lock(session.connection(), _LOCK)
+            if (encrypted := _load(session)) is None:
+                return False
+            try:
+                self._cipher.decrypt(encrypted, _PURPOSE)
+            except DecryptionError:
+                self._store(session, secrets.token_bytes(KEY_BYTES))
+                return True
+        return False
+
     def _key(self) -> bytes:
         with self._lock:
             if self._secret is None:
@@ -83,9 +98,9 @@ class KeyedHash:
             ) from error
 
     def _store(self, session: Session, secret: bytes) -> bytes:
-        row = session.get(FaceSettingRecord, _ROW_KEY)
+        row = session.get(FaceSettingRecord, DIGEST_KEY)
         if row is None:
-            row = FaceSettingRecord(key=_ROW_KEY)
+            row = FaceSettingRecord(key=DIGEST_KEY)
             session.add(row)
         encrypted = base64.b64encode(self._cipher.encrypt(secret, _PURPOSE)).decode()
         row.value, row.updated_at = {"sealed": encrypted}, self._clock()
@@ -93,5 +108,5 @@ class KeyedHash:
 
 
 def _load(session: Session) -> bytes | None:
-    row = session.get(FaceSettingRecord, _ROW_KEY)
+    row = session.get(FaceSettingRecord, DIGEST_KEY)
     return None if row is None else base64.b64decode(row.value["sealed"])

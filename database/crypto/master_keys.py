@@ -57,29 +57,36 @@ def _read_key(entry: str) -> Key:
 
 
 class KeyFile:
-    """A file of mode 0600 with one master key per line, the one that encrypts first.
-
-    It is created when it is first read.
-    """
+    """A file of mode 0600 with one master key per line, the one that encrypts first."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        return self._path.exists()
+
+    def create(self) -> None:
+        """Create the file with a new key; one that exists remains as it is.
+
+        Raises:
+            OSError: It cannot be created.
+        """
+        self._write(_line(_new_key()), replace=False)
+
     def read(self) -> tuple[Key, ...]:
-        """Return all keys; creates the file with a new key if it does not exist.
+        """Return all keys.
 
         Raises:
             ValueError: Others may read the file, or it is malformed.
-            OSError: It cannot be read or created.
+            OSError: It cannot be read, or does not exist.
         """
-        if not self._path.exists():
-            self._write(_line(_new_key()), replace=False)
         if self._path.stat().st_mode & 0o077:
             raise ValueError(f"{self._path.name} must be readable only by its owner (chmod 600)")
         return read_keys(self._path.read_text())
 
     def add(self) -> Key:
-        """Put a new key before all others; from now on it encrypts.
+        """Put a new key before all others, of which there is one; from now on it encrypts.
 
         Raises:
             ValueError: As `read`.

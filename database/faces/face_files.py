@@ -17,6 +17,7 @@ from pathlib import Path
 
 from contracts.errors import DiskUnusable, NotFound
 from contracts.faces.subjects import SUBJECT_ID
+from database.installation import require_mounted
 
 FILE_ID = r"^ff_[A-Za-z0-9_-]{1,60}$"
 _ORPHAN_SECONDS = 3600.0  # a file is older than its row by up to one transaction
@@ -36,8 +37,9 @@ class FaceFiles:
         """Write a file atomically.
 
         Raises:
-            DiskUnusable: The file cannot be written.
+            DiskUnusable: The file cannot be written, or the data home is not mounted.
         """
+        require_mounted(self.root.parent)
         path = self._path(subject_id, file_id)
         part = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
@@ -71,8 +73,15 @@ class FaceFiles:
             self._folder(subject_id).rmdir()  # succeeds only if it is empty
 
     def remove_all(self, subject_id: str) -> None:
-        """Delete a subject's folder."""
-        shutil.rmtree(self._folder(subject_id), ignore_errors=True)
+        """Delete a subject's folder.
+
+        Raises:
+            DiskUnusable: Something of it is still there; it may be repeated.
+        """
+        folder = self._folder(subject_id)
+        shutil.rmtree(folder, ignore_errors=True)
+        if os.path.lexists(folder):
+            raise DiskUnusable("The frames cannot be deleted from the disk.", retry_after=30)
 
     def remove_orphans(
         self,

@@ -9,14 +9,9 @@ from contracts.faces.subjects import StoredFrame
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.engine import batches, reading
 from database.faces.face_files import FaceFiles
-from database.faces.template_rows import (
-    data_key_of,
-    find_subject,
-    frame_purpose,
-    unreadable_error,
-)
+from database.faces.template_rows import damaged_error, data_key_of, find_subject, frame_purpose
 from database.installation import belongs_to
-from database.tables import FaceFileRecord
+from database.tables import FaceFileRecord, SubjectRecord
 
 
 class Frames:
@@ -45,19 +40,25 @@ class Frames:
         Raises:
             SubjectNotFound: There is no such subject.
             NotFound: The subject has no such frame.
+            Damaged: Its file is damaged or missing.
             Unavailable: Its key is missing.
         """
+        subject, row = self._rows(subject_id, file_id)
+        key = data_key_of(self._cipher, subject)
+        try:
+            content = key.decrypt(self._files.get(subject_id, file_id), frame_purpose(file_id))
+        except (DecryptionError, NotFound) as error:
+            self._rows(subject_id, file_id)  # unless it was deleted in the meantime
+            raise damaged_error(f"frame {file_id}") from error
+        return StoredFrame(row.media_type, content)
+
+    def _rows(self, subject_id: str, file_id: str) -> tuple[SubjectRecord, FaceFileRecord]:
         with reading(self._engine) as session:
             subject = find_subject(session, subject_id)
             row = session.get(FaceFileRecord, file_id)
         if row is None or row.subject_id != subject_id:
             raise NotFound("The subject has no such frame.")
-        key = data_key_of(self._cipher, subject)
-        try:
-            content = key.decrypt(self._files.get(subject_id, file_id), frame_purpose(file_id))
-        except DecryptionError as error:
-            raise unreadable_error() from error
-        return StoredFrame(row.media_type, content)
+        return subject, row
 
     def remove_orphans(self) -> int:
         """Delete files that a killed process left without a row; returns how many.

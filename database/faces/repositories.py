@@ -8,6 +8,7 @@ from typing import Self
 from sqlalchemy import Engine
 
 from contracts.settings import Settings
+from database.crypto.cipher import open_cipher
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.keyed_hash import KeyedHash
 from database.deletion_clock import DeletionClock
@@ -61,13 +62,12 @@ class FaceRepositories:
 
     @classmethod
     def of(cls, settings: Settings, engine: Engine, clock: Callable[[], datetime]) -> Self:
-        """Open those of this installation. The key file is created if it does not exist.
+        """Open those of this installation.
 
         Raises:
-            ValueError: The keys are malformed, or others can read their file.
-            OSError: The key file cannot be read or created.
+            ValueError, OSError, Unavailable: As `database.crypto.cipher.open_cipher`.
         """
-        cipher, files = EnvelopeCipher.of(settings), FaceFiles(settings.faces_home)
+        cipher, files = open_cipher(settings, engine), FaceFiles(settings.faces_home)
         keyed_hash = KeyedHash(engine, clock, cipher)
         return cls(
             subjects=Subjects(engine, clock, cipher, files),

@@ -1,7 +1,7 @@
 """Subjects: adding, reading, changing and completely erasing them."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,6 +27,7 @@ from database.faces.privacy.erasures import begin, delete_traces, require_unfini
 from database.faces.standings import consent_of
 from database.faces.template_rows import data_key_of, find_subject, increment_revision
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
+from database.jobs.queries import delete_jobs
 from database.paging import decode_time_and_id, encode_cursor, require_limit
 from database.tables import FaceDeviceRecord, FaceFileRecord, FaceTemplateRecord, SubjectRecord
 
@@ -151,16 +152,22 @@ class Subjects:
 
         Raises:
             SubjectNotFound: There is no such subject and no unfinished erasure of it.
+            DiskUnusable: Its frames cannot be deleted from the disk.
         """
         return erase(self._engine, self._files, subject_id, self._clock())
 
     def erase_traces(self, subject_id: str) -> tuple[str, ...]:
         """Delete what was written about a subject during its erasure; returns its job ids."""
         with writing(self._engine) as session:
-            jobs = delete_traces(session, subject_id)
-        self._files.remove_all(subject_id)
+            jobs = delete_traces(session, subject_id, self._clock())
         add_erased(self._files.root.parent, [subject_id])  # unless it was killed before that
+        self._files.remove_all(subject_id)
         return jobs
+
+    def delete_jobs(self, ids: Collection[str]) -> None:
+        """Delete the rows of an erased subject's jobs, once their files are deleted."""
+        with writing(self._engine) as session:
+            delete_jobs(session, ids)
 
     def reencrypt(self, *, limit: int) -> int:
         """Encrypt some data keys with the first master key; returns how many.
@@ -176,6 +183,13 @@ class Subjects:
                 row.data_key = self._cipher.reencrypt_data_key(row.data_key, row.id)
                 row.key_id = key_id_of(row.data_key)
         return len(rows)
+
+    def encrypted_by(self, key_ids: Collection[str]) -> Sequence[tuple[str, str]]:
+        """The id and name of each subject whose data key one of these master keys encrypts."""
+        row = SubjectRecord
+        query = select(row.id, row.name).where(row.key_id.in_(key_ids)).order_by(row.id)
+        with reading(self._engine) as session:
+            return [(subject_id, name) for subject_id, name in session.execute(query)]
 
     def _create(self, new: NewSubject, key: IdempotencyKey | None) -> dict[str, Any]:
         now = self._clock()
@@ -285,9 +299,9 @@ def erase(engine: Engine, files: FaceFiles, subject_id: str, now: datetime) -> E
         else:
             counts = _delete(session, subject)
             begin(session, subject_id, now)
-        jobs = delete_traces(session, subject_id)
-    files.remove_all(subject_id)
+        jobs = delete_traces(session, subject_id, now)
     add_erased(files.root.parent, [subject_id])
+    files.remove_all(subject_id)
     return Erasure(counts, jobs)
 
 

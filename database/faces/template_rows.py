@@ -27,6 +27,10 @@ class Unreadable(NeedsOperator):
     is_passing = False
 
 
+class Damaged(Unreadable):
+    """A stored frame or embedding is damaged or lost; the rest of the subject's data is not."""
+
+
 def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> SubjectRecord:
     """Load a subject, optionally locking its row until the transaction ends.
 
@@ -108,11 +112,15 @@ def template_of(row: FaceTemplateRecord, key: DataKey) -> Template:
     """Decrypt a row.
 
     Raises:
-        DecryptionError: As `decrypt_vector`.
+        Damaged: It belongs to another row, or was changed.
     """
+    try:
+        vector = decrypt_vector(key, row.sealed, row.id, row.embedder)
+    except DecryptionError as error:
+        raise damaged_error(f"embedding {row.id}") from error
     return Template(
         id=row.id,
-        vector=decrypt_vector(key, row.sealed, row.id, row.embedder),
+        vector=vector,
         quality=Quality.model_validate(row.quality),
         source="video" if row.source == "video" else "image",
         file_id=row.file_id,
@@ -126,9 +134,17 @@ def frame_purpose(file_id: str) -> str:
 
 
 def unreadable_error() -> Unreadable:
-    """The error for rows that cannot be decrypted; the log says why."""
+    """The error for a subject whose data key cannot be decrypted; the log says why."""
     return Unreadable(
         f"The subject's data cannot be decrypted: {MISSING_KEY_HELP}",
+        retry_after=60,
+    )
+
+
+def damaged_error(what: str) -> Damaged:
+    """The error for one frame or embedding, named by `what`, which its key does not decrypt."""
+    return Damaged(
+        f"The stored {what} is damaged or missing. Enroll the subject again, or restore a backup.",
         retry_after=60,
     )
 

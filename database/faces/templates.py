@@ -16,11 +16,13 @@ from contracts.errors import Conflict
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, StoredFrame, Template
 from contracts.queue.messages import Vector
-from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher
+from database.crypto.envelope import DataKey, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.faces.face_files import FaceFiles
 from database.faces.standings import touch
 from database.faces.template_rows import (
+    Damaged,
+    damaged_error,
     data_key_of,
     delete_templates,
     encrypt_vector,
@@ -28,7 +30,6 @@ from database.faces.template_rows import (
     frame_purpose,
     increment_revision,
     template_of,
-    unreadable_error,
 )
 from database.tables import FaceFileRecord, FaceTemplateRecord, SubjectRecord
 
@@ -95,6 +96,8 @@ class Templates:
             with writing(self._engine) as session:
                 if final_check is not None:
                     advisory_lock(session.connection(), _LOCK)
+                    # What is taken back from now on waits until the templates are stored.
+                    find_subject(session, subject_id, locked=True)
                     final_check()
                 unused_files = self._insert(session, subject_id, rows, frames, replacing)
         except BaseException:
@@ -106,6 +109,18 @@ class Templates:
 
     def of_subject(self, subject_id: str, *, embedder: str) -> list[Template]:
         """The templates of a subject and an embedder, oldest first.
+
+        Raises:
+            SubjectNotFound: There is no such subject.
+            Unavailable: Its key is missing, or one of them is damaged.
+        """
+        templates, damaged = self.readable(subject_id, embedder=embedder)
+        if damaged:
+            raise damaged_error(f"embedding {damaged[0]}")
+        return templates
+
+    def readable(self, subject_id: str, *, embedder: str) -> tuple[list[Template], list[str]]:
+        """The templates of a subject and an embedder, oldest first, and the ids of damaged ones.
 
         Raises:
             SubjectNotFound: There is no such subject.
@@ -121,10 +136,13 @@ class Templates:
             subject = find_subject(session, subject_id)
             rows = session.scalars(query).all()
         key = data_key_of(self._cipher, subject)
-        try:
-            return [template_of(row, key) for row in rows]
-        except DecryptionError as error:
-            raise unreadable_error() from error
+        templates, damaged = list[Template](), list[str]()
+        for one in rows:
+            try:
+                templates.append(template_of(one, key))
+            except Damaged:
+                damaged.append(one.id)
+        return templates, damaged
 
     def remove(self, subject_id: str, ids: Collection[str]) -> int:
         """Delete some templates and their frames; returns how many existed.

@@ -6,7 +6,7 @@ last token that it signed has expired.
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +18,8 @@ from sqlalchemy.orm import Session
 from contracts.errors import NeedsOperator
 from database.crypto.envelope import MISSING_KEY_HELP, DecryptionError, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
-from database.tables import FaceSettingRecord
+from database.tables import TOKEN_KEYS, FaceSettingRecord
 
-_ROW_KEY = "token_keys"
 _LOCK = 0x0951_0003  # see `database.engine.advisory_lock`
 _GRACE = timedelta(minutes=5)  # for clocks that differ and tokens requested just before a rotation
 
@@ -72,7 +71,7 @@ class TokenKeys:
         """
         with reading(self._engine) as session:
             keys = _load(session)
-        if not keys or self._age(keys[0]) > self._max_age:
+        if not keys or keys[0]["retired_at"] or self._age(keys[0]) > self._max_age:
             keys = self._rotate(self._max_age)
         try:
             raw = self._decrypt(keys[0])
@@ -115,12 +114,33 @@ class TokenKeys:
             self._store(session, keys)
         return len(keys)
 
+    def replace_lost(self) -> int:
+        """Forget the keys that cannot be decrypted; returns how many.
+
+        The tokens that they have signed are no longer valid. The next login makes a new key.
+        """
+        with writing(self._engine) as session:
+            advisory_lock(session.connection(), _LOCK)
+            keys = _load(session)
+            readable = [key for key in keys if self._is_readable(key)]
+            if len(readable) < len(keys):
+                self._store(session, readable)
+        return len(keys) - len(readable)
+
+    def _is_readable(self, key: dict[str, Any]) -> bool:
+        try:
+            self._decrypt(key)
+        except DecryptionError:
+            return False
+        return True
+
     def _rotate(self, max_age: timedelta) -> list[dict[str, Any]]:
         """Make sure that the first key is younger than `max_age`; returns all keys."""
         with writing(self._engine) as session:
             advisory_lock(session.connection(), _LOCK)
             keys = _load(session)
-            if keys and max_age and self._age(keys[0]) <= max_age:
+            is_live = keys and not keys[0]["retired_at"]
+            if is_live and max_age and self._age(keys[0]) <= max_age:
                 return keys  # another process was faster
             now = self._clock().isoformat()
             for key in keys:
@@ -144,9 +164,9 @@ class TokenKeys:
         return self._cipher.decrypt(base64.b64decode(key["sealed"]), _purpose(key["id"]))
 
     def _store(self, session: Session, keys: list[dict[str, Any]]) -> None:
-        row = session.get(FaceSettingRecord, _ROW_KEY)
+        row = session.get(FaceSettingRecord, TOKEN_KEYS)
         if row is None:
-            row = FaceSettingRecord(key=_ROW_KEY)
+            row = FaceSettingRecord(key=TOKEN_KEYS)
             session.add(row)
         row.value, row.updated_at = {"keys": keys}, self._clock()
 
@@ -160,8 +180,27 @@ class TokenKeys:
         return self._clock() > expires_at
 
 
+def signing_ids(session: Session) -> list[str]:
+    """The ids of the keys that were not replaced."""
+    return [str(key["id"]) for key in _load(session) if key["retired_at"] is None]
+
+
+def drop_keys(session: Session, kept: Collection[str], now: datetime) -> int:
+    """Forget all keys but those that a restored database may sign with; returns how many.
+
+    Tokens that the others have signed are no longer valid: those keys were replaced since, perhaps
+    because somebody else had them.
+    """
+    row = session.get(FaceSettingRecord, TOKEN_KEYS)
+    keys = _load(session)
+    remaining = [key for key in keys if key["id"] in kept]
+    if row is not None and remaining != keys:
+        row.value, row.updated_at = {"keys": remaining}, now
+    return len(keys) - len(remaining)
+
+
 def _load(session: Session) -> list[dict[str, Any]]:
-    row = session.get(FaceSettingRecord, _ROW_KEY)
+    row = session.get(FaceSettingRecord, TOKEN_KEYS)
     # Copies: SQLAlchemy notices a change of JSON only if another value is assigned.
     return [] if row is None else [dict(key) for key in row.value["keys"]]
 

@@ -18,8 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import structlog
+
 from contracts.errors import DiskUnusable, NotFound
 from contracts.settings import Settings
+
+log = structlog.get_logger()
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _JOB = re.compile(r"job_[A-Za-z0-9_-]{1,36}")
@@ -140,11 +144,17 @@ class JobFiles:
         with suppress(OSError):
             folder.rmdir()  # succeeds only if there are no artifacts
 
-    def remove(self, job_id: str) -> None:
-        """Remove all files of a job, including its event log."""
-        shutil.rmtree(self._folder(job_id), ignore_errors=True)
+    def remove(self, job_id: str) -> bool:
+        """Remove all files of a job, including its event log; returns whether none is left."""
+        folders = [self._folder(job_id)]
         if self.event_logs is not None:
-            shutil.rmtree(self.event_logs / job_id, ignore_errors=True)
+            folders.append(self.event_logs / job_id)
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        if not any(map(os.path.lexists, folders)):
+            return True
+        log.error("job_files_not_removed", job=job_id)
+        return False
 
     def sweep(
         self,

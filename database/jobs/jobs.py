@@ -7,14 +7,16 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Engine, and_, delete, or_, select
+from sqlalchemy import Engine, and_, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
-from contracts.errors import Conflict, JobNotFound
+from contracts.errors import Conflict, DiskUnusable, JobNotFound
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
+from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
 from contracts.pages import Page
 from contracts.tracing.origin import NO_ORIGIN, Origin
@@ -26,11 +28,15 @@ from database.jobs.files import JobFiles
 from database.jobs.queries import (
     JobCounts,
     JobEntry,
+    about_person,
     counts,
+    delete_jobs,
     depths,
+    end_jobs,
     entries,
     jobs_of,
     jobs_within,
+    state_of,
 )
 from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
@@ -50,7 +56,11 @@ class CreatedJob:
 
 @dataclass(frozen=True, slots=True)
 class JobHistory:
-    """The current state of a job, and its entries after a sequence number, oldest first."""
+    """The state and progress of a job, and its entries after a sequence number, oldest first.
+
+    Attributes:
+        job: Without `about`, metrics, artifacts, result and its place in the queue.
+    """
 
     job: Job
     entries: list[JobEntry]
@@ -91,6 +101,7 @@ class Jobs:
         idempotency: IdempotencyKey | None = None,
         job_id: str | None = None,
         client: str | None = None,
+        scopes: Collection[Scope] | None = None,
         origin: Origin = NO_ORIGIN,
     ) -> CreatedJob:
         """Queue a job. The caller sends it to a worker if it is new.
@@ -101,6 +112,7 @@ class Jobs:
             input_digest: SHA-256 of the input, in hex.
             job_id: From `new_job_id`, if the input has been stored under it.
             client: Who sends it, see `service.auth.principal.quota_key`; None if unknown.
+            scopes: All that a key needs to read it; None if unknown.
             origin: The request.
 
         Raises:
@@ -108,13 +120,21 @@ class Jobs:
             IdempotencyConflict: The key was used for another request.
         """
         job_id = job_id or new_job_id()
+        make = partial(
+            self._record,
+            kind,
+            request,
+            input_digest,
+            job_id,
+            client,
+            scopes=scopes,
+            origin=origin,
+        )
         try:
-            record = self._record(kind, request, input_digest, job_id, client, origin=origin)
-            return self._insert(record, limit, idempotency)
+            return self._insert(make(), limit, idempotency)
         except IntegrityError:
             # Another process has used the same key between our read and our write.
-            record = self._record(kind, request, input_digest, job_id, client, origin=origin)
-            return self._insert(record, limit, idempotency)
+            return self._insert(make(), limit, idempotency)
 
     def require_room(
         self,
@@ -155,15 +175,28 @@ class Jobs:
         with reading(self._engine) as session:
             return jobs_of(session, [find(session, job_id)])[0]
 
-    def history(self, job_id: str, after: int = 0) -> JobHistory:
-        """One job, and its entries after a sequence number.
+    def request_of(self, job_id: str) -> dict[str, Any]:
+        """What the worker is asked to do.
 
         Raises:
             JobNotFound: There is no such job.
         """
         with reading(self._engine) as session:
-            record = find(session, job_id)
-            return JobHistory(jobs_of(session, [record])[0], entries(session, job_id, after))
+            return find(session, job_id).request
+
+    def history(self, job_id: str, after: int = 0) -> JobHistory:
+        """The state and progress of one job, and its entries after a sequence number.
+
+        Each stream of events reads it twice a second; a sweep's request alone has a megabyte.
+
+        Raises:
+            JobNotFound: There is no such job.
+        """
+        with reading(self._engine) as session:
+            record = find(session, job_id, is_whole=False)
+            # Most reads find nothing new.
+            new = entries(session, job_id, after) if record.sequence > after else []
+            return JobHistory(state_of(record), new)
 
     def destination(self, job_id: str) -> tuple[str | None, str]:
         """The queue of a job that runs in its own process (otherwise None), and its model.
@@ -286,6 +319,35 @@ class Jobs:
         if self._files:
             self._files.remove(job_id)
 
+    def erase_about(self, subject_id: str, versions: Collection[tuple[str, int]]) -> int:
+        """Delete the jobs that are about an erased person, with their files; returns how many.
+
+        Enrollments are deleted with the subject. A training that has not ended stays, so that its
+        worker still finds out that it was cancelled; the erasure is repeated for a while. A job
+        whose files stay on the disk is kept without its result, and found by the id again.
+
+        Args:
+            subject_id: Whose id a request or a result may contain.
+            versions: Model and number of the versions that were trained on the person.
+
+        Raises:
+            DiskUnusable: Files of some of the jobs cannot be deleted from the disk.
+        """
+        with writing(self._engine) as session:
+            ids = about_person(session, subject_id, versions)
+            end_jobs(session, ids, self._clock())
+        files = self._files
+        left = {job_id for job_id in ids if files is not None and not files.remove(job_id)}
+        with writing(self._engine) as session:
+            delete_jobs(session, [job_id for job_id in ids if job_id not in left])
+            for job_id in left:
+                if (record := session.get(JobRecord, job_id)) is not None:
+                    record.request = record.request | {"subject_id": subject_id}
+                    record.result = None
+        if left:
+            raise DiskUnusable("Files of jobs cannot be deleted from the disk.", retry_after=30)
+        return len(ids)
+
     def purge(self, older_than: timedelta) -> int:
         """Delete jobs that finished before `older_than`, their files, and old stored responses.
 
@@ -297,10 +359,10 @@ class Jobs:
         with writing(self._engine) as session:
             delete_expired(session, now)
             job_ids = list(session.scalars(select(JobRecord.id).where(old)))
-            session.connection().execute(delete(JobRecord).where(old))
-        if self._files:
-            for job_id in job_ids:
-                self._files.remove(job_id)
+        if self._files:  # first, since an erasure finds by the rows which files are left
+            job_ids = [job_id for job_id in job_ids if self._files.remove(job_id)]
+        with writing(self._engine) as session:
+            delete_jobs(session, job_ids)
         return len(job_ids)
 
     def remove_orphans(self) -> int:
@@ -329,6 +391,7 @@ class Jobs:
         job_id: str,
         client: str | None,
         *,
+        scopes: Collection[Scope] | None,
         origin: Origin,
     ) -> JobRecord:
         now = self._clock()
@@ -339,6 +402,7 @@ class Jobs:
             queue=WORK_QUEUES.get(kind),
             request=request,
             client=client,
+            scopes=None if scopes is None else ",".join(scopes),
             origin=origin.as_json() or None,
             input_digest=digest,
             attempt=0,
@@ -370,18 +434,26 @@ class Jobs:
             return CreatedJob(job, is_new=True)
 
 
-def find(session: Session, job_id: str, *, locked: bool = False) -> JobRecord:
+def find(
+    session: Session, job_id: str, *, locked: bool = False, is_whole: bool = True
+) -> JobRecord:
     """The row with that id.
 
     Args:
         locked: Whether to lock the row against others until the transaction ends.
+        is_whole: Whether to read its request and result, which may have megabytes.
 
     Raises:
         JobNotFound: There is no such job.
     """
     # PostgreSQL accepts no NUL in a text, and our ids contain no such characters.
     usable = job_id.isascii() and job_id.isprintable()
-    record = session.get(JobRecord, job_id, with_for_update=locked or None) if usable else None
+    large = (JobRecord.request, JobRecord.result)
+    options = () if is_whole else tuple(defer(column, raiseload=True) for column in large)
+    record = None
+    if usable:
+        lock = locked or None
+        record = session.get(JobRecord, job_id, with_for_update=lock, options=options)
     if record is None:
         raise JobNotFound(
             "There is no job with that id. Finished jobs are deleted after some time."

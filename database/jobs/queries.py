@@ -1,15 +1,15 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import case, func, select
+from sqlalchemy import Text, and_, case, cast, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from contracts.jobs import NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
+from contracts.jobs import FINISHED, NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
 from database.engine import batches
 from database.jobs.turns import turns
 from database.paging import ids_within, length_of
@@ -106,6 +106,46 @@ def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
     return sorted(result, key=lambda entry: entry.sequence)
 
 
+def about_person(
+    session: Session, subject_id: str, versions: Collection[tuple[str, int]]
+) -> list[str]:
+    """See `database.jobs.jobs.Jobs.erase_about`."""
+    row = JobRecord
+    # Requests and results can be megabytes. Jobs without the scope `faces` contain no names.
+    people = or_(row.scopes.is_(None), row.scopes.contains("faces"))
+    has_ended = or_(row.kind != "training", row.state.in_(FINISHED))
+    named = or_(
+        *(
+            cast(column, Text).contains(subject_id, autoescape=True)
+            for column in (row.request, row.result)
+        )
+    )
+    model, version, against = (
+        row.request[name].as_string() for name in ("model", "version", "against")
+    )
+    used = [
+        and_(model == name, or_(version == str(number), against == str(number)))
+        for name, number in versions
+    ]
+    query = select(row.id).where(row.kind != "enrollment", people, has_ended, or_(named, *used))
+    return list(session.scalars(query))
+
+
+def end_jobs(session: Session, ids: Collection[str], now: datetime) -> None:
+    """Cancel those of the jobs that have not ended; a worker that has one loses it."""
+    row = JobRecord
+    ended = {"state": "cancelled", "finished_at": now, "lease_until": None}
+    for batch in batches(ids):
+        unfinished = update(row).where(row.id.in_(batch), row.state.not_in(FINISHED))
+        session.execute(unfinished.values(ended))
+
+
+def delete_jobs(session: Session, ids: Collection[str]) -> None:
+    """Delete the rows of jobs."""
+    for batch in batches(ids):
+        session.connection().execute(delete(JobRecord).where(JobRecord.id.in_(batch)))
+
+
 def depths(session: Session) -> dict[str, tuple[int, int]]:
     """(queued, running) jobs by queue; queues without jobs are left out."""
     queued = func.sum(case((JobRecord.state == "queued", 1), else_=0))
@@ -161,19 +201,30 @@ def _positions(session: Session, records: Sequence[JobRecord]) -> dict[str, int]
     }
 
 
+def state_of(record: JobRecord) -> Job:
+    """The job without request, result, metrics and artifacts, which may have megabytes."""
+    return Job.model_validate(_state(record))
+
+
 def _fields(record: JobRecord) -> dict[str, Any]:
-    error = None
-    if record.error_code is not None:
-        error = JobError(code=record.error_code, detail=record.error_detail or "")
     about = None
     if record.kind not in UNNAMED_KINDS:
         about = record.request.get("name" if record.kind in NAMED_KINDS else "model")
-    same = ("id", "kind", "state", "attempt", "progress", "result")
-    times = ("created_at", "started_at", "finished_at")
-    return {name: getattr(record, name) for name in (*same, *times)} | {
-        "error": error,
+    return _state(record) | {
+        "result": record.result,
         "about": about if isinstance(about, str) else None,
     }
+
+
+def _state(record: JobRecord) -> dict[str, Any]:
+    error = None
+    if record.error_code is not None:
+        error = JobError(code=record.error_code, detail=record.error_detail or "")
+    same = ("id", "kind", "state", "attempt", "progress")
+    times = ("created_at", "started_at", "finished_at")
+    scopes = None if record.scopes is None else record.scopes.split(",")
+    fields = {name: getattr(record, name) for name in (*same, *times)}
+    return fields | {"error": error, "scopes": scopes}
 
 
 def _artifact(row: ArtifactRecord) -> Artifact:

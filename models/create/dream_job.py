@@ -17,13 +17,13 @@ from models.create.images import enlarged, read_image, required, resized, scaled
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
 from models.export.saved_model import KERAS_MODEL
+from models.memory.machine import memory_limit
 from models.networks.architecture import ARCHITECTURES
 from models.networks.keras_files import read_whole
 from models.networks.loading import load_weights
 from models.networks.precision import fastest_precision
 from models.serving.devices import prepare_tensorflow
 from models.store.store import Store
-from models.training.memory import memory_limit
 from models.weights.catalog import Weights
 
 _VGG = {"block4_conv3": 1.0, "block5_conv2": 1.0}

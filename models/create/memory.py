@@ -28,7 +28,9 @@ _BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 5000, "vgg19": 5500, "sque
 _STYLE_BYTES_PER_PIXEL: dict[StyleNetwork, int] = {"vgg16": 1000, "vgg19": 1000, "squeezenet": 250}
 """Of a style, whose maps are computed once and without gradients; twice what was measured."""
 _TILED_BYTES_PER_PIXEL = 120
-_TILE_BYTES = 1500 * MIB
+"""Of the image itself; a third more than the fast method took at 3000 x 2000 pixels."""
+_TILE_BYTES = 600 * MIB
+"""Of a dream's small tiles, also in float32. Those of the fast method take less than `_FIXED`."""
 _DREAM_BYTES_PER_TILE_PIXEL = 4000
 """Of a dream's gradients; a third more than VGG16 took in tiles of 1024 pixels, in bfloat16."""
 
@@ -66,10 +68,10 @@ def tiled_bytes(size: Size, tile: int = 0) -> int:
 
     Args:
         size: Width and height of the image.
-        tile: Longest side of a dream's tiles.
+        tile: Longest side of a dream's tiles; 0 for the fast method.
     """
     pixels = min(size[0], tile) * min(size[1], tile)
-    work = max(_TILE_BYTES, pixels * _DREAM_BYTES_PER_TILE_PIXEL)
+    work = max(_TILE_BYTES, pixels * _DREAM_BYTES_PER_TILE_PIXEL) if tile else 0
     return _FIXED + work + size[0] * size[1] * _TILED_BYTES_PER_PIXEL
 
 
@@ -79,8 +81,8 @@ def check_style_memory(
     limit: int,
     style_scale: float,
     styles: Sequence[Size] = (),
-) -> None:
-    """Check that a style transfer could fit into memory.
+) -> int:
+    """Check that a style transfer could fit into memory; return the bytes that it needs.
 
     Args:
         size: (width, height) of the result.
@@ -93,7 +95,7 @@ def check_style_memory(
     """
     needed = style_bytes(size, network, styles, style_scale)
     if needed <= limit:
-        return
+        return needed
     fitting = (
         side
         for side in range(max(size), SMALLEST_SIDE - 1, -16)
@@ -111,8 +113,8 @@ def check_style_memory(
     )
 
 
-def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> None:
-    """Check that a dream or a fast style transfer could fit into memory.
+def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> int:
+    """Check that a dream or a fast style transfer could fit; return the bytes that it needs.
 
     Args:
         tile: As for `tiled_bytes`.
@@ -122,8 +124,8 @@ def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> None:
     """
     needed = tiled_bytes(size, tile)
     if needed <= limit:
-        return
-    if tiled_bytes(size) <= limit:
+        return needed
+    if tile and tiled_bytes(size, SMALLEST_TILE) <= limit:
         smaller = range(tile, SMALLEST_TILE - 1, -64)
         side = next((side for side in smaller if tiled_bytes(size, side) <= limit), SMALLEST_TILE)
         raise ValidationFailed(
@@ -131,7 +133,9 @@ def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> None:
             f"is {limit / 1e9:.1f} GB. Send tile_size={side} or less."
         )
     sides = range(min(max(size), LARGEST_SIDE), SMALLEST_SIDE, -16)
-    fits = next((side for side in sides if tiled_bytes(scaled_size(size, side)) <= limit), None)
+    least = min(tile, SMALLEST_TILE)
+    fitting = (side for side in sides if tiled_bytes(scaled_size(size, side), least) <= limit)
+    fits = next(fitting, None)
     advice = f"Send size={fits} or less." if fits else "Run the worker with more memory."
     raise ValidationFailed(
         f"An image of {size[0]} x {size[1]} would need about {needed / 1e9:.1f} GB of memory; the "

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
+from contracts.errors import PayloadTooLarge
+from contracts.settings import MIB
 from contracts.training.datasets import (
     MAX_LISTED_REJECTED,
     DatasetFile,
@@ -26,6 +28,9 @@ UPLOAD_NOTES = frozenset({"guessed_names", "layout", "labels_file"})
 _FEW_IMAGES = 20
 _IMBALANCE = 3.0
 _MAX_NAMES = 5
+# Of all classes together: a hundred thousand have three megabytes. All names are read and sent, at
+# once, whenever datasets are listed; a hundred megabytes would stop the process for seconds.
+_MAX_NAMES_BYTES = 4 * MIB
 
 
 class Countable(Splittable, Protocol):
@@ -60,11 +65,15 @@ def report(
     Args:
         entry: The whole entry of the file at a place.
         notes: Warnings about the upload as a whole.
+
+    Raises:
+        PayloadTooLarge: The names of its classes are too long together.
     """
     admitted = [file for file in files if file.status == "admitted"]
     left_out = [place for place, file in enumerate(files) if file.status == "rejected"]
     rejected = [files[place] for place in left_out]
     classes = dict(sorted(Counter(file.label or "" for file in admitted).items()))
+    _require_short_names(classes)
     in_splits = Counter(file.split for file in admitted)
     splits: dict[SplitName, int] = {split: in_splits[split] for split in SPLITS}
     reason = _not_trainable_reason(classes, admitted)
@@ -84,6 +93,14 @@ def report(
         seed=seed,
         created_at=created_at,
     )
+
+
+def _require_short_names(classes: Iterable[str]) -> None:
+    if sum(len(name.encode()) for name in classes) > _MAX_NAMES_BYTES:
+        raise PayloadTooLarge(
+            f"The names of its classes have more than {_MAX_NAMES_BYTES // MIB} MB together. Send "
+            "fewer classes, or shorter names."
+        )
 
 
 def digest(files: Sequence[Countable]) -> str:

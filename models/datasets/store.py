@@ -58,6 +58,11 @@ class DatasetStore:
         return cls(settings.datasets_home, Limits.of(settings, large_image))
 
     @property
+    def home(self) -> Path:
+        """The data home that the datasets are in."""
+        return self._root.parent
+
+    @property
     def limits(self) -> Limits:
         """The limits of each dataset."""
         return self._limits
@@ -100,6 +105,7 @@ class DatasetStore:
 
         Raises:
             InvalidArchive: The archive is damaged, malicious or too large. Nothing is stored.
+            PayloadTooLarge: The names of its classes are too long together. Nothing is stored.
             Unavailable: The disk is full.
             Conflict: The id is taken.
         """

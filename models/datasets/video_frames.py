@@ -20,7 +20,7 @@ from models.faces.detection.finder import FaceFinder
 from models.faces.liveness.video import VideoLimits, read_frames
 
 _LONG_SIDE = 1280  # of whole frames and of those that are searched for a face
-_ANY_SIDE = 8192  # a part is named in the pixels of the video
+_ANY_SIDE = 65500  # of a JPEG; a part is named in the pixels of the video, which is not reduced
 _FACE_MARGIN = 0.15  # of the face's box, on each side
 _JPEG_QUALITY = 95
 _SMALLEST_SIDE = 8

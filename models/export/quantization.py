@@ -2,9 +2,10 @@
 
 Weights and activations become 8-bit integers whose ranges are determined from calibration images
 (Nagel et al., 2021, arXiv:2106.08295, section 3). The accuracy of both versions is measured on
-labeled images that the calibration has not seen, and the new version becomes champion only if the
-loss is within the limit. Its SavedModel is unchanged: it is used for explanations, and for serving
-where int8 is not supported.
+labeled images that the calibration has not seen. If the loss exceeds the limit, layers that harm
+the answers stay in float32 (`models.export.accuracy_control`), and the better version is kept. It
+becomes champion only if the loss is within the limit. Its SavedModel is unchanged: it is used for
+explanations, and for serving where int8 is not supported.
 """
 
 import shutil
@@ -33,10 +34,12 @@ from contracts.settings import Settings
 from contracts.work import Work
 from models.datasets.dataset import Dataset, Example, Split
 from models.datasets.store import DatasetStore
+from models.export.accuracy_control import ControlImages, quantize_controlled, whole_ranges
 from models.faces.portraits import PortraitReader
 from models.images.decode import decode
 from models.serving.batching import Outputs
 from models.serving.openvino.frontend import converting_core, import_nncf, import_openvino
+from models.serving.openvino.ranges import quantize as quantize_by_ranges
 from models.serving.openvino.runtime import INT8_FOLDER, SERVED, OpenVinoRuntime
 from models.serving.reference import REFERENCE, reference_of
 from models.serving.runtime import Precision, Runtime, RuntimeOptions
@@ -49,6 +52,9 @@ from models.store.store import Store
 _CALIBRATION_IMAGES = 300  # NNCF's default; more images do not change the ranges
 _TEST_IMAGES = 1000
 _BATCH = 8
+_CONTROL_IMAGES = 200
+_FEWEST_CONTROL_IMAGES = 20  # with fewer, one image would be more than any loss to look for
+_CONTROL_SECONDS = 900.0
 
 
 class QuantizationRequest(QuantizeBody):
@@ -105,15 +111,22 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     test = images.readable_test(_test_set(dataset, read_labels(folder)))
     quantized = _find_published(store, request.model, work.job_id)
     if quantized is None:
-        quantized = _publish(store, folder, manifest, dataset, test=test, images=images)
+        limit = request.max_accuracy_loss
+        quantized = _publish(
+            store, folder, manifest, dataset, test=test, images=images, limit=limit
+        )
     metrics = store.manifest(request.model, quantized).metrics
     # Rounded, so that a loss of exactly the limit does not exceed it by a rounding error.
     loss = round(metrics["accuracy_before"] - metrics["accuracy"], 9)
     # If another version has become champion in the meantime, it remains so.
     is_champion = store.aliases(request.model).get(CHAMPION) in (version, quantized)
-    promoted = request.promote and is_champion and loss <= request.max_accuracy_loss
-    if promoted:
+    # An earlier attempt may have promoted it, and somebody rolled it back since.
+    promoted_before = work.folder / f"promoted-{quantized}"
+    promoted = promoted_before.exists()
+    if not promoted and request.promote and is_champion and loss <= request.max_accuracy_loss:
         store.promote(request.model, quantized)
+        promoted_before.touch()
+        promoted = True
     return {
         "model": request.model,
         "version": quantized,
@@ -187,6 +200,7 @@ def _publish(
     *,
     test: _TestSet,
     images: _ImageSource,
+    limit: float,
 ) -> int:
     """Publish the new version with both accuracies."""
     with store.staging() as staged:
@@ -198,13 +212,10 @@ def _publish(
         images.report("measure", 0.05)
         expected = _answers(_runtime(folder, "float32", images), test, images)
         before = _accuracy(expected, test)
-        endpoints = [name for name in SERVED if name in manifest.endpoints]
         calibration = images.readable(_calibration(dataset, test)) or list(test.examples)
-        for number, endpoint in enumerate(endpoints):
-            images.report("calibrate", 0.3 + 0.4 * number / len(endpoints))
-            _quantize(staged, endpoint, calibration, images)
-        images.report("measure", 0.75)
-        actual = _answers(_runtime(staged, "int8", images), test, images)
+        endpoints = [name for name in SERVED if name in manifest.endpoints]
+        making = _Making(folder, staged, endpoints, calibration, test, images)
+        actual = _make_int8(making, dataset, before=before, limit=limit)
         after = _accuracy(actual, test)
         unchanged = manifest.model_dump(include=set(Draft.model_fields))
         provenance = manifest.provenance.model_copy(
@@ -221,6 +232,49 @@ def _publish(
         draft = _as_served(staged, Draft(**(unchanged | changed)), test, images, expected)
         images.work.check()
         return store.publish(manifest.model, staged, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class _Making:
+    """What an int8 version is made of.
+
+    Attributes:
+        source: The folder of the float32 version.
+        staged: That of the new one.
+        endpoints: Those that int8 serves.
+        calibration: The images that ranges are measured on.
+        test: The images that accuracy is measured on.
+        images: Decodes them.
+    """
+
+    source: Path
+    staged: Path
+    endpoints: Sequence[Endpoint]
+    calibration: Sequence[Example]
+    test: _TestSet
+    images: _ImageSource
+
+    def answers(self) -> Outputs:
+        """The answers of the int8 graphs for the test images."""
+        return _answers(_runtime(self.staged, "int8", self.images), self.test, self.images)
+
+
+def _make_int8(making: _Making, dataset: Dataset, *, before: float, limit: float) -> Outputs:
+    """Write the int8 graphs, more exact ones if the accuracy of the plain ones is too low.
+
+    Returns:
+        Their answers for the test images.
+    """
+    images, endpoints = making.images, making.endpoints
+    for number, endpoint in enumerate(endpoints):
+        images.report("calibrate", 0.2 + 0.4 * number / len(endpoints))
+        _quantize(making.staged, endpoint, making.calibration, images)
+    images.report("measure", 0.6)
+    plain = making.answers()
+    if round(before - _accuracy(plain, making.test), 9) <= limit:
+        return plain
+    images.report("control", 0.65)
+    return _improved(making, _control_images(making, dataset), plain, limit)
 
 
 def _as_served(
@@ -275,12 +329,70 @@ def _quantize(
             subset_size=len(calibration),
             # Weights of seven bits: with eight, sums overflow on processors without VNNI or AMX.
             advanced_parameters=nncf.AdvancedQuantizationParameters(
-                overflow_fix=nncf.OverflowFix.ENABLE
+                overflow_fix=nncf.OverflowFix.ENABLE,
+                activations_range_estimator_params=whole_ranges(nncf),
             ),
         )
-        target = staged / INT8_FOLDER / f"{endpoint}.xml"
-        target.parent.mkdir(exist_ok=True)
-        openvino.save_model(quantized, target, compress_to_fp16=False)
+        _save(quantized, staged, endpoint)
+
+
+def _control_images(making: _Making, dataset: Dataset) -> ControlImages:
+    """Images that neither calibrate nor measure; if they are too few, those that calibrate."""
+    images = making.images
+    used = {example.sha256 for example in (*making.calibration, *making.test.examples)}
+    unused = [example for example in dataset.examples if example.sha256 not in used]
+    others = images.readable(_spread(unused, _CONTROL_IMAGES))
+    calibration = [images.load(example) for example in making.calibration]
+    control = [images.load(example) for example in others]
+    control = control if len(control) >= _FEWEST_CONTROL_IMAGES else calibration
+    exact = _runtime(making.source, "float32", images)
+    expected = np.concatenate([exact.run("serve", image) for image in control])
+    return ControlImages(calibration, control, expected, images.work.check)
+
+
+def _improved(making: _Making, control: ControlImages, plain: Outputs, limit: float) -> Outputs:
+    """Replace the int8 graphs with more exact ones, unless they are not.
+
+    Returns:
+        The answers of those that remain.
+    """
+    staged, test = making.staged, making.test
+    openvino = import_openvino()
+
+    def read(endpoint: Endpoint = "serve") -> Any:
+        with signature_view(staged / "saved_model", endpoint) as view:
+            return converting_core(openvino).read_model(view)
+
+    found = quantize_controlled(read, control, max_differing=limit, seconds=_CONTROL_SECONDS)
+    kept = staged / f"{INT8_FOLDER}_plain"
+    (staged / INT8_FOLDER).rename(kept)
+    for endpoint in making.endpoints:
+        graph = found.graph if endpoint == "serve" else read(endpoint)
+        if endpoint != "serve":
+            quantize_by_ranges(openvino, graph, found.ranges)
+        _save(graph, staged, endpoint)
+    making.images.report("measure", 0.9)
+    exact = making.answers()
+    better = _accuracy(exact, test) > _accuracy(plain, test)
+    if not better:
+        shutil.rmtree(staged / INT8_FOLDER)
+        shutil.copytree(kept, staged / INT8_FOLDER)
+    shutil.rmtree(kept)
+    return exact if better else plain
+
+
+def _save(graph: Any, staged: Path, endpoint: Endpoint) -> None:
+    target = staged / INT8_FOLDER / f"{endpoint}.xml"
+    target.parent.mkdir(exist_ok=True)
+    _store_weights_in_int8(graph)
+    import_openvino().save_model(graph, target, compress_to_fp16=False)
+
+
+def _store_weights_in_int8(graph: Any) -> None:
+    # NNCF does the same to its own results unless it is told to keep the ranges readable.
+    from openvino._offline_transformations import compress_quantize_weights_transformation
+
+    compress_quantize_weights_transformation(graph)
 
 
 def _runtime(folder: Path, precision: Precision, images: _ImageSource) -> Runtime:

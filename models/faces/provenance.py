@@ -3,6 +3,7 @@
 A person's data cannot be removed from trained weights, so erasing a person deletes those versions.
 """
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -24,19 +25,23 @@ class TrainedVersion:
 
 def recognizes_people(manifest: Manifest) -> bool:
     """Whether a version's outputs say who a person is: a face embedder, or trained on subjects."""
-    return manifest.network == FACE_MODEL or bool(_subjects(manifest))
+    return manifest.network == FACE_MODEL or bool(subjects_of_version(manifest))
 
 
 def takes_portraits(manifest: Manifest) -> bool:
     """Whether a version was trained on portraits of subjects, see `models.faces.portrait`."""
-    return bool(_subjects(manifest))
+    return bool(subjects_of_version(manifest))
 
 
 def without_subjects(manifest: Manifest) -> Manifest:
-    """The manifest without the ids of the subjects that the version was trained on."""
-    if not _subjects(manifest):
+    """The manifest without what names the subjects, such as the weights of its classes."""
+    subjects = subjects_of_version(manifest)
+    if not subjects:
         return manifest
-    spec = {**(manifest.provenance.spec or {}), "subjects": None}
+    spec = {
+        name: None if any(one in json.dumps(value) for one in subjects) else value
+        for name, value in (manifest.provenance.spec or {}).items()
+    }
     provenance = manifest.provenance.model_copy(update={"spec": spec})
     return manifest.model_copy(update={"provenance": provenance})
 
@@ -47,7 +52,7 @@ def versions_trained_on(store: Store, subject_id: str) -> list[TrainedVersion]:
         TrainedVersion(model, manifest.version)
         for model in store.models()
         for manifest in store.manifests(model)
-        if subject_id in _subjects(manifest)
+        if subject_id in subjects_of_version(manifest)
     ]
 
 
@@ -57,8 +62,22 @@ def subjects_of(store: Store) -> set[str]:
         subject_id
         for model in store.models()
         for manifest in store.manifests(model)
-        for subject_id in _subjects(manifest)
+        for subject_id in subjects_of_version(manifest)
     }
+
+
+def require_readable(store: Store) -> None:
+    """Check that no version is left out because its manifest cannot be read at the moment.
+
+    Those that are damaged or in quarantine are never served again, and do not count.
+
+    Raises:
+        Unavailable: A manifest cannot be read; the version may be trained on anybody.
+    """
+    for model in store.names():
+        for version in store.numbers(model):
+            with suppress(VersionNotFound):
+                store.manifest(model, version)
 
 
 def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
@@ -94,7 +113,7 @@ def _move_alias(store: Store, model: str, alias: str, subject_id: str) -> None:
     others = [
         manifest.version
         for manifest in store.manifests(model)
-        if subject_id not in _subjects(manifest)
+        if subject_id not in subjects_of_version(manifest)
     ]
     if alias == CHAMPION and others:
         store.promote(model, max(others), alias)
@@ -102,6 +121,7 @@ def _move_alias(store: Store, model: str, alias: str, subject_id: str) -> None:
         store.drop_alias(model, alias)
 
 
-def _subjects(manifest: Manifest) -> list[str]:
+def subjects_of_version(manifest: Manifest) -> list[str]:
+    """The ids of the subjects that a version was trained on; usually none."""
     spec = manifest.provenance.spec or {}
     return spec.get("subjects") or []

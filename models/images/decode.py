@@ -25,6 +25,7 @@ from models.images.resize import (
     UPRIGHT,
     ImageInput,
     Orientation,
+    Size,
     fit,
     geometry_of,
     resized_size,
@@ -149,6 +150,17 @@ def decode_upright(
     with opened(data, max_pixels, large) as (_, image):
         image.load()
         return _upright(image, _orientation_of(image))
+
+
+def upright_size(data: bytes | memoryview, *, max_pixels: int) -> Size:
+    """(width, height) of an image, upright; of most formats only the header is read.
+
+    Raises:
+        InvalidImage: The data is not a readable image in an accepted format.
+        ImageTooLarge: As `decode`.
+    """
+    with opened(data, max_pixels) as (_, image):
+        return _orientation_of(image).upright_size(image.size)
 
 
 def decode_reduced(

@@ -134,7 +134,7 @@ def _jpeg_header(raw: bytes, max_pixels: int) -> _Header:
     elif end < len(raw):
         raw = raw[:end]
     # Not by Image.open, which looks for the further images of a multi-picture file.
-    image = JpegImagePlugin.JpegImageFile(_MeteredReader(raw))
+    image = _Jpeg(_MeteredReader(raw))
     pixels = _require_size(image.size, max_pixels)
 
     def open_() -> Image.Image:
@@ -145,6 +145,13 @@ def _jpeg_header(raw: bytes, max_pixels: int) -> _Header:
     # A progressive one is decoded at full size, scan by scan.
     most = LARGE_PIXELS if image.info.get("progressive") else REDUCED_JPEG_PIXELS
     return _Header(raw, pixels, open_, most)
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG whose size on paper is not looked for: in its place may be two million fractions."""
+
+    def _read_dpi_from_exif(self) -> None:
+        """Leave it out."""
 
 
 class _MeteredReader(io.BytesIO):

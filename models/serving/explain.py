@@ -16,11 +16,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from contracts.garbage import release_freed
 from contracts.inference.manifest import Endpoint, Manifest
 from contracts.queue.messages import Pixels
 from models.serving.batching import Batches
@@ -77,16 +78,21 @@ class ExplainEndpoints:
         with self._loading:
             if endpoint in self._loaded:
                 return
-            explain, name, pads = self._choose(endpoint, sizes)
-            deadline = time.monotonic() + _WARM_SECONDS
-            for size in sizes:
-                black = np.zeros((size, *self._manifest.input_size, 3), np.uint8)
-                explain(black, np.zeros(size, np.int32))
-                if time.monotonic() > deadline:
-                    break
-            self.runtimes[endpoint] = name
-            self._batches[endpoint] = Batches(tuple(sizes), pads)
-            self._loaded[endpoint] = explain
+            chosen = self._choose(endpoint)
+            if chosen.is_new:
+                self._warm(chosen.explain, sizes)
+            self.runtimes[endpoint] = chosen.name
+            self._batches[endpoint] = Batches(tuple(sizes), chosen.pads)
+            self._loaded[endpoint] = chosen.explain
+            release_freed()
+
+    def _warm(self, explain: Explain, sizes: Sequence[int]) -> None:
+        deadline = time.monotonic() + _WARM_SECONDS
+        for size in sizes:
+            black = np.zeros((size, *self._manifest.input_size, 3), np.uint8)
+            explain(black, np.zeros(size, np.int32))
+            if time.monotonic() > deadline:
+                break
 
     def explain(
         self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
@@ -98,8 +104,7 @@ class ExplainEndpoints:
         ]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def _choose(self, endpoint: Endpoint, sizes: Sequence[int]) -> tuple[Explain, str, bool]:
-        """The function, the runtime's name, and whether its batches are padded."""
+    def _choose(self, endpoint: Endpoint) -> "_Chosen":
         if self._options.engine == "openvino":
             rejected = rejected_precisions(self._manifest)
             for precision in precisions(self._options):
@@ -111,11 +116,11 @@ class ExplainEndpoints:
                     # The operator may want to know; clients get the same heatmaps, only later.
                     _LOG.info("explain_runtime openvino-%s: %s", precision, unavailable)
                 else:
-                    explainer.tune(sizes)
-                    return explainer.explain, explainer.name, False
+                    is_new = explainer.parallelize()
+                    return _Chosen(explainer.explain, explainer.name, False, is_new)
         self._tensorflow = self._tensorflow or tensorflow_runtime(self._folder, self._options)
         runtime = self._tensorflow
-        return partial(runtime.explain, endpoint), runtime.name, runtime.pads
+        return _Chosen(partial(runtime.explain, endpoint), runtime.name, runtime.pads)
 
     def _checked(self, endpoint: Endpoint, precision: Precision) -> OpenVinoExplainer:
         explainer = OpenVinoExplainer(self._folder, endpoint, precision, self._options)
@@ -127,3 +132,19 @@ class ExplainEndpoints:
         if deviation is not None:
             raise RuntimeUnavailableError(deviation)
         return explainer
+
+
+class _Chosen(NamedTuple):
+    """What explains.
+
+    Attributes:
+        explain: Its function.
+        name: Its runtime's.
+        pads: Whether its batches are padded.
+        is_new: Whether nothing of it has run yet, not even for another version.
+    """
+
+    explain: Explain
+    name: str
+    pads: bool
+    is_new: bool = True

@@ -61,11 +61,9 @@ def find_deviation(runtime: Runtime, reference: Reference, precision: Precision)
     tolerances = TOLERANCES[precision]
     if not reference.outputs:
         return "there is nothing to compare it with"
-    for endpoint in VECTORS:
-        expected = reference.outputs.get(endpoint)
-        if expected is None:
-            continue
-        actual = runtime.run(endpoint, reference.images)
+    endpoints = [endpoint for endpoint in VECTORS if endpoint in reference.outputs]
+    for endpoint, actual in runtime.answers(endpoints, reference.images).items():
+        expected = reference.outputs[endpoint]
         if actual.shape != expected.shape or not np.isfinite(actual).all():
             return f"{endpoint} returned too few values, or some that are not finite"
         if endpoint == "serve":
@@ -107,10 +105,15 @@ def _probability_deviation(
 
 
 def _embedding_deviation(expected: Outputs, actual: Outputs, tolerances: Tolerances) -> str | None:
-    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    lengths, others = np.linalg.norm(expected, axis=1), np.linalg.norm(actual, axis=1)
     products = (expected * actual).sum(axis=1)
-    # An embedding of zeros has no direction.
-    cosine = float(np.where(lengths > 0, products / np.maximum(lengths, 1e-30), 1).min())
+    # An embedding of zeros has no direction: it is like another one of zeros only.
+    cosines = np.where(
+        (lengths > 0) & (others > 0),
+        products / np.maximum(lengths * others, 1e-30),
+        lengths == others,
+    )
+    cosine = float(cosines.min())
     if cosine < tolerances.cosine:
         return f"an embedding deviated to a cosine of {cosine:.4f}, less than {tolerances.cosine:g}"
     return None

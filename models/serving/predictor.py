@@ -22,6 +22,7 @@ from models.explain.results import Explanations, Indices
 from models.export.endpoints import OUTPUTS, PROBABILITY, TARGET
 from models.serving.batching import Batches, Outputs
 from models.serving.explain import ExplainEndpoints
+from models.serving.openvino.shared_base import BaseOutput, SharedBase
 from models.serving.runtime import RuntimeOptions
 from models.serving.selection import choose_runtime
 from models.store.labels import read_labels
@@ -51,6 +52,8 @@ class VersionPredictor:
         classes: The number of probabilities; None without a classifier.
         runtime: Its runtime, e.g. ``openvino-bfloat16``.
         runtime_reason: Why that is not the requested one; None if it is.
+        base: What may compute its images together with those of other versions, whose `base` is the
+            same object then; None if nothing may.
         batch_sizes: The sizes to warm up, and to pad a batch to if the runtime pads, ascending;
             `warm` drops those beyond the knee.
         load_seconds: The duration of reading, compiling and checking.
@@ -69,6 +72,7 @@ class VersionPredictor:
         self._runtime = selected.runtime
         self.runtime = selected.runtime.name
         self.runtime_reason = selected.reason
+        self.base: SharedBase | None = selected.runtime.base
         self.load_seconds = time.monotonic() - started
         self.version = self.manifest.version
         self.labels = read_labels(folder)
@@ -88,6 +92,16 @@ class VersionPredictor:
     def batch_sizes(self) -> tuple[int, ...]:
         return self._batches.sizes
 
+    @property
+    def batch_limit(self) -> int:
+        """The most images of a batch: those that are computed at once share the largest size."""
+        return -(-self.batch_sizes[-1] // self._runtime.parallel_batches)
+
+    @property
+    def batch_threads(self) -> int:
+        """How many threads should answer batches."""
+        return max(self._runtime.parallel_batches, 2 if self._runtime.prepares else 1)
+
     def warm(self, seconds: float = 1.5) -> None:
         """Run every operation at growing batch sizes, so that no request pays for a first run.
 
@@ -97,18 +111,27 @@ class VersionPredictor:
         is loaded, single images may seem cheap only because nothing came in between; with a limit
         of one image, each took 1.5 times as much from then on.
 
+        What was measured for a base is not measured again for the next version that shares it.
+
         Args:
             seconds: Larger batches are tried until an operation has taken this long. A slow
                 network would gain little from them.
         """
         measured = [name for name in _ENDPOINTS if name in self.operations]
-        for operation in measured:
-            self._runtime.tune(_ENDPOINTS[operation], self.batch_sizes)
+        largest = self.batch_sizes[-1]
+        known = self.base and self.base.batch_sizes.get(largest)
+        if known:  # the parity gate has run the heads
+            self._batches = Batches(known, self._runtime.pads)
+            return
+        self._runtime.parallelize()
         costs = self._costs(measured[0], seconds, rounds=3)
         knee = max(map(_knee, (costs.passed, costs.used)))
         if knee != max(costs.passed):  # otherwise a size that was not tried might be better
             sizes = tuple(size for size in self.batch_sizes if size <= knee)
             self._batches = Batches(sizes, self._runtime.pads)
+        if self.base is not None:
+            self.base.batch_sizes[largest] = self.batch_sizes
+            return
         for operation in measured[1:]:
             self._costs(operation, seconds, rounds=1)
 
@@ -156,17 +179,26 @@ class VersionPredictor:
             VersionNotFound: The version does not support the operation.
             ValueError: `images` has another shape or dtype.
         """
-        if operation not in self.operations:
-            raise VersionNotFound(
-                f"'{self.manifest.model}' version {self.version} cannot {operation}: it has "
-                f"{', '.join(self.operations)} only. Use another version or model."
-            )
+        self._check_operation(operation)
         width = self.manifest.features if operation == "embed" else self.manifest.classes or 0
         self._check(images)
         endpoint = _ENDPOINTS[operation]
         return self._batches.run(
             lambda chunk: self._runtime.run(endpoint, chunk), images, width=width
         )
+
+    def finish(self, operation: VectorOperation, base_output: BaseOutput) -> Outputs:
+        """The output for each image whose `base.run` has been computed; `run` is both in one.
+
+        Args:
+            operation: `classify` or `embed`.
+            base_output: Rows of the output of `base`, which is not None; at least one.
+
+        Raises:
+            VersionNotFound: The version does not support the operation.
+        """
+        self._check_operation(operation)
+        return self._runtime.finish(_ENDPOINTS[operation], base_output)
 
     def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
         """Why each image would be of its class, by one forward and one backward pass.
@@ -203,6 +235,13 @@ class VersionPredictor:
     def explain_runtime(self) -> str | None:
         """The runtime of explanations, e.g. ``openvino-bfloat16``; None before the first one."""
         return self._explain_endpoints.runtimes.get("explain")
+
+    def _check_operation(self, operation: VectorOperation) -> None:
+        if operation not in self.operations:
+            raise VersionNotFound(
+                f"'{self.manifest.model}' version {self.version} cannot {operation}: it has "
+                f"{', '.join(self.operations)} only. Use another version or model."
+            )
 
     def _check(self, images: Pixels) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != (*self.manifest.input_size, 3):

@@ -4,15 +4,23 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from contracts.inference.manifest import Endpoint
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
 from models.serving.batching import Outputs
 
+if TYPE_CHECKING:
+    from models.serving.openvino.shared_base import SharedBase
+
 RuntimeName = Literal["tensorflow", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
+MOST_BATCHES = 8
+"""At once in a process: beyond that, their Python code would wait for one another."""
 
 
 class RuntimeUnavailableError(Exception):
@@ -25,10 +33,21 @@ class Runtime(Protocol):
     Attributes:
         name: Engine and precision, e.g. ``openvino-bfloat16``.
         pads: Whether to pad a batch to a size that has run before.
+        base: The base that it may share with other versions of this process; None if it has none
+            or runs undivided.
+        prepares: Whether the next batch should be taken, and the last one answered, while one is
+            computed: the processors have time for it.
     """
 
     name: str
     pads: bool
+    base: "SharedBase | None"
+    prepares: bool
+
+    @property
+    def parallel_batches(self) -> int:
+        """How many batches should be computed at once, at least one; together as large as one."""
+        ...
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """The output of `serve` or `features`.
@@ -42,8 +61,16 @@ class Runtime(Protocol):
         """
         ...
 
-    def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
-        """Measure and choose what depends on the machine, before the first request."""
+    def answers(self, endpoints: Sequence[Endpoint], images: Pixels) -> dict[Endpoint, Outputs]:
+        """The outputs of several endpoints for the same images; the base runs once for them."""
+        ...
+
+    def finish(self, endpoint: Endpoint, base_output: npt.NDArray[np.float32]) -> Outputs:
+        """The output of an endpoint from that of `base`, which is not None."""
+        ...
+
+    def parallelize(self) -> None:
+        """Prepare for several batches at once, before the first request."""
         ...
 
 

@@ -13,7 +13,7 @@ from contracts.queue.messages import Pixels
 from models.export.endpoints import OUTPUTS
 from models.serving.batching import Outputs
 from models.serving.devices import prepare_tensorflow
-from models.serving.runtime import RuntimeOptions
+from models.serving.runtime import RuntimeOptions, has_gpu
 
 
 class TensorFlowRuntime:
@@ -26,9 +26,13 @@ class TensorFlowRuntime:
 
     name = "tensorflow-float32"
     pads = True
+    base = None
+    parallel_batches = 1
 
     def __init__(self, folder: Path, options: RuntimeOptions) -> None:
         prepare_tensorflow(options.threads)
+        # A GPU waits while images are stacked and answers unpacked; processors do that work.
+        self.prepares = has_gpu()
         # Kept alive because its signatures hold its variables only weakly.
         self._loaded = tf.saved_model.load(str(folder / "saved_model"))
         self._functions = dict(self._loaded.signatures)
@@ -45,6 +49,14 @@ class TensorFlowRuntime:
         outputs: Outputs = tensors[OUTPUTS[endpoint]].numpy()
         return outputs
 
+    def answers(self, endpoints: Sequence[Endpoint], images: Pixels) -> dict[Endpoint, Outputs]:
+        """See `Runtime`."""
+        return {endpoint: self.run(endpoint, images) for endpoint in endpoints}
+
+    def finish(self, endpoint: Endpoint, base_output: npt.NDArray[np.float32]) -> Outputs:
+        """Not supported: TensorFlow runs a version undivided."""
+        raise NotImplementedError(f"{endpoint} has no base of its own")
+
     def explain(
         self, endpoint: Endpoint, images: Pixels, classes: npt.NDArray[np.int32]
     ) -> dict[str, npt.NDArray[Any]]:
@@ -53,5 +65,5 @@ class TensorFlowRuntime:
         outputs = self._functions[endpoint](**inputs)
         return {name: tensor.numpy() for name, tensor in outputs.items()}
 
-    def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
+    def parallelize(self) -> None:
         """Does nothing: TensorFlow splits each operator over its threads for any batch."""

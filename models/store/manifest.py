@@ -49,11 +49,25 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedManifestError(f"{MANIFEST} cannot be read") from error
 
 
+def unreadable(error: DamagedManifestError) -> OSError | None:
+    """Why the manifest cannot be read at the moment; None if it is missing or damaged."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        return cause
+    return None
+
+
 def find_problems(folder: Path) -> list[str]:
-    """Compare the files of a version with its manifest; return one line for each problem."""
+    """Compare the files of a version with its manifest; return one line for each problem.
+
+    Raises:
+        OSError: A file cannot be read at the moment, which says nothing about its content.
+    """
     try:
         manifest = read_manifest(folder)
     except DamagedManifestError as error:
+        if (cause := unreadable(error)) is not None:
+            raise cause from None
         return [str(error)]
     found: list[str] = []
     for name, record in manifest.files.items():

@@ -9,10 +9,10 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
-from contracts.errors import VersionNotFound
+from contracts.errors import Unavailable, VersionNotFound
 from contracts.inference.manifest import Geometry, Manifest
 from models.store.labels import Label, read_labels
-from models.store.store import Store
+from models.store.store import ModelState, Store
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,12 +58,14 @@ class ModelVersions:
         versions: The manifest of each version, in ascending order.
         quarantined: Versions that were found to be damaged.
         problem: Why the present state could not be read; the rest is then the earlier state.
+        state: Of the folder, before it was read; see `Store.state`.
     """
 
     aliases: dict[str, int] = field(default_factory=dict)
     versions: dict[int, Manifest] = field(default_factory=dict)
     quarantined: tuple[int, ...] = ()
     problem: str | None = None
+    state: ModelState | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,14 @@ class StoreSnapshot:
         Raises:
             OSError: The store as a whole cannot be read.
         """
-        models = {model: self._read_model(store, model) for model in store.models()}
+        models = {}
+        for model in store.names():
+            before = self.models.get(model)
+            state = store.state(model, before.versions if before else ())
+            if before is not None and state is not None and before.state == state:
+                models[model] = before
+            elif store.versions(model):
+                models[model] = self._read_model(store, model, state)
         served, unlabeled = {}, set()
         for key in loaded:
             try:
@@ -111,18 +120,20 @@ class StoreSnapshot:
                 served[key] = version
         return StoreSnapshot(models, served, frozenset(unlabeled))
 
-    def _read_model(self, store: Store, model: str) -> ModelVersions:
-        """The present state of a model; the earlier aliases, if they cannot be read."""
+    def _read_model(self, store: Store, model: str, state: ModelState | None) -> ModelVersions:
+        """A model as it is now, in this state; the earlier aliases, if they cannot be read."""
         before = self.get(model)
         try:
             versions = self._read_versions(store, model)
             quarantined = tuple(store.quarantined(model))
+            if versions.keys() != {*store.numbers(model)}:
+                state = None  # a manifest may be restored, which does not change the model's folder
         except OSError:
             return _unreadable(before, model, "Its folder in the store cannot be read.")
         try:
-            return ModelVersions(store.aliases(model), versions, quarantined)
+            return ModelVersions(store.aliases(model), versions, quarantined, state=state)
         except (OSError, ValueError):
-            now = replace(before, versions=versions, quarantined=quarantined)
+            now = replace(before, versions=versions, quarantined=quarantined, state=None)
             return _unreadable(
                 now,
                 model,
@@ -136,8 +147,8 @@ class StoreSnapshot:
         for version in store.versions(model):
             try:
                 versions[version] = known.get(version) or store.manifest(model, version)
-            except VersionNotFound:
-                continue  # deleted in the meantime, or damaged
+            except (VersionNotFound, Unavailable):
+                continue  # deleted in the meantime, damaged, or read again soon
         return versions
 
 
@@ -145,7 +156,7 @@ def _unreadable(earlier: ModelVersions, model: str, problem: str) -> ModelVersio
     """The earlier state with the problem, which is logged when it appears."""
     if earlier.problem != problem:
         _LOG.exception("model %s: %s", model, problem)
-    return replace(earlier, problem=problem)
+    return replace(earlier, problem=problem, state=None)
 
 
 def _read_served(

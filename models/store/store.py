@@ -10,13 +10,22 @@ This module does not import TensorFlow, because the API process reads the store 
 """
 
 import logging
+import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeAlias
 
-from contracts.errors import ModelNotFound, ValidationFailed, VersionInUse, VersionNotFound
+from contracts.errors import (
+    ModelNotFound,
+    Unavailable,
+    ValidationFailed,
+    VersionInUse,
+    VersionNotFound,
+)
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
 from models.locks import LOCK_SECONDS, locked
@@ -29,6 +38,7 @@ from models.store.manifest import (
     find_problems,
     hash_files,
     read_manifest,
+    unreadable,
     write_manifest,
 )
 from models.store.staging import Staging, flush, flush_entries
@@ -37,6 +47,21 @@ _LOG = logging.getLogger(__name__)
 _NAME = re.compile(MODEL_NAME)
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 _QUARANTINE = "quarantine"
+_SETTLED_NS = 60 * 10**9
+
+ModelState: TypeAlias = tuple[int, ...]
+"""See `Store.state`."""
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names of what is in a folder; none if there is no such folder.
+
+    By `os.listdir`, since a process looks at all models several times a second.
+    """
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 class Store:
@@ -48,19 +73,46 @@ class Store:
 
     def models(self) -> list[str]:
         """The models that have at least one version, sorted by name."""
-        if not self._root.is_dir():
-            return []
-        names = (path.name for path in self._root.iterdir())
-        return sorted(name for name in names if _NAME.fullmatch(name) and self.versions(name))
+        return [name for name in self.names() if self.versions(name)]
+
+    def names(self) -> list[str]:
+        """What may be models, sorted: they need not have a version."""
+        return sorted(filter(_NAME.fullmatch, _names_in(self._root)))
+
+    def state(self, model: str, versions: Iterable[int] = ()) -> ModelState | None:
+        """What is another one after any change of a model; None if it is not certain.
+
+        That costs a tenth of reading the model, which each process does several times a second for
+        all of them. A change within a minute is not certain, since another one may have had the
+        same time, by the clock of another host.
+
+        Args:
+            model: Its name, one of `names`.
+            versions: Those that are known; their manifests have to be there still.
+        """
+        folder = f"{self._root}/{model}"
+        try:
+            home, aliases = os.stat(folder), os.stat(f"{folder}/{ALIASES}")  # noqa: PTH116
+        except OSError:
+            return None
+        if time.time_ns() - max(home.st_ctime_ns, aliases.st_ctime_ns) < _SETTLED_NS:
+            return None
+        if not all(os.path.isfile(f"{folder}/{one}/{MANIFEST}") for one in versions):  # noqa: PTH113
+            return None
+        return home.st_ino, home.st_ctime_ns, aliases.st_ino, aliases.st_ctime_ns, aliases.st_size
 
     def versions(self, model: str) -> list[int]:
         """The versions of a model, in ascending order; empty if there is no such model."""
         folder = self._folder(model)
         return sorted(
-            int(path.name)
-            for path in (folder.iterdir() if folder.is_dir() else ())
-            if _NUMBER.fullmatch(path.name) and (path / MANIFEST).is_file()
+            int(name)
+            for name in _names_in(folder)
+            if _NUMBER.fullmatch(name) and os.path.isfile(f"{folder}/{name}/{MANIFEST}")  # noqa: PTH113
         )
+
+    def numbers(self, model: str) -> list[int]:
+        """The versions of a model, also those whose manifest is lost, in any order."""
+        return [int(name) for name in _names_in(self._folder(model)) if _NUMBER.fullmatch(name)]
 
     def quarantined(self, model: str) -> list[int]:
         """The versions of a model that were found to be damaged, in ascending order."""
@@ -83,11 +135,20 @@ class Store:
 
         Raises:
             VersionNotFound: The model has no such version, or its manifest is damaged.
+            Unavailable: It cannot be read at the moment.
         """
-        folder = self.path(model, version)
+        folder = self._folder(model) / str(version)
         try:
             return read_manifest(folder)
-        except DamagedManifestError:
+        except DamagedManifestError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+                raise self._missing(model, str(version)) from None
+            if unreadable(error) is not None:
+                _LOG.exception("the manifest of %s %d cannot be read", model, version)
+                raise Unavailable(
+                    f"Version {version} of '{model}' cannot be read at the moment. Retry soon.",
+                    retry_after=5,
+                ) from None
             _LOG.exception("the manifest of %s %d is damaged", model, version)
             raise VersionNotFound(
                 f"Version {version} of '{model}' is damaged; "
@@ -95,10 +156,10 @@ class Store:
             ) from None
 
     def manifests(self, model: str) -> list[Manifest]:
-        """The manifests of all versions, in ascending order; damaged ones are left out."""
+        """The manifests of all versions, in ascending order; unreadable ones are left out."""
         manifests = []
         for version in self.versions(model):
-            with suppress(VersionNotFound):  # damaged, or deleted in the meantime
+            with suppress(VersionNotFound, Unavailable):  # or deleted in the meantime
                 manifests.append(self.manifest(model, version))
         return manifests
 
@@ -235,6 +296,7 @@ class Store:
 
         Raises:
             VersionNotFound: The model has no such version.
+            OSError: A file cannot be read at the moment; the version stays where it is.
         """
         folder = self.path(model, version)
         problems = find_problems(folder)

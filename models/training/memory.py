@@ -4,23 +4,26 @@ The estimate uses shapes alone because the API process has no TensorFlow. It ref
 never fit, such as a flattened megapixel in front of 8,192 units.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from pathlib import Path
-
-import psutil
 
 from contracts.errors import ValidationFailed
 from contracts.settings import MIB
+from contracts.training.datasets import DatasetInfo, SplitName
 from contracts.training.training_options import Head
 from contracts.training.trainings import TrainableNetwork, TrainingRequest
 
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
-_FIXED = 1024 * MIB  # TensorFlow itself, and the decoded images
+_FIXED = 1024 * MIB  # TensorFlow itself, the export and the report
+_DECODED_BYTES = 1024 * MIB  # see `models.training.loop.trainer.TrainingEnvironment`
+_FEATURE_BYTES = 512 * MIB  # larger ones are files, see `models.training.data.features`
 _FLOAT_BYTES = 4
 # Of a trained weight: itself, gradient, Adam's two moments, the best epoch's copy, the checkpoint.
 _COPIES = 6
+# Of all feature maps: training keeps each one and its gradient; a frozen base keeps two at a time.
+_TRAINED, _FROZEN = 2.0, 0.5
+_LAST_BLOCK = 0.25  # what is trained by default is last, where the maps are small
 _FROZEN_BATCH = 32  # see `models.training.data.features`
 
 
@@ -69,23 +72,37 @@ class Estimate:
     Attributes:
         weights: All weights, and the copies of those that are trained.
         activations: The activations of one batch.
+        images: The decoded images, and their features if the base is frozen.
     """
 
     weights: int
     activations: int
+    images: int = 0
 
     @property
     def total(self) -> int:
         """All memory, including what every training takes."""
-        return _FIXED + self.weights + self.activations
+        return _FIXED + self.weights + self.activations + self.images
 
 
-def estimate(request: TrainingRequest, classes: int) -> Estimate:
+Images = Mapping[SplitName, int]
+"""The number of images of each split."""
+
+
+def images_of(request: TrainingRequest, info: DatasetInfo) -> Images:
+    """At most how many images of each split a training has: those of its classes, or all."""
+    known = info.classes
+    chosen = sum(known.get(name, 0) for name in request.classes or known)
+    return {split: min(count, chosen) for split, count in info.splits.items()}
+
+
+def estimate(request: TrainingRequest, classes: int, images: Images | None = None) -> Estimate:
     """The peak memory of a training.
 
     Args:
         request: The training.
         classes: Number of classes.
+        images: Its images; if not known, there are enough for the largest batch.
     """
     shape, size = _SHAPES[request.network], request.image_size
     height, width = shape.size if size is None else (size, size) if isinstance(size, int) else size
@@ -96,9 +113,24 @@ def estimate(request: TrainingRequest, classes: int) -> Estimate:
     if trains_base:
         weights += _FLOAT_BYTES * _COPIES * shape.weights
     pixels = height * width * _FLOAT_BYTES * shape.activations
-    # Training keeps every feature map and its gradient; a frozen base keeps two maps at a time.
-    training = 2 * request.batch_size * pixels if trains_base else 0
-    return Estimate(weights, max(training, _FROZEN_BATCH * pixels // 2))
+    batch = request.batch_size
+    if images is not None:
+        batch = min(batch, max(1, images.get("train", 0)))
+    training = int(batch * pixels * _kept_share(request))
+    count = sum((images or {}).values())
+    stored = min(_DECODED_BYTES, count * height * width * 3)
+    if not trains_base:
+        stored += min(_FEATURE_BYTES, count * positions * shape.channels * _FLOAT_BYTES)
+    return Estimate(weights, max(training, int(_FROZEN_BATCH * pixels * _FROZEN)), stored)
+
+
+def _kept_share(request: TrainingRequest) -> float:
+    """How many times the feature maps of a batch are in memory while it is trained."""
+    if request.strategy == "feature_extraction":
+        return 0.0
+    if request.strategy == "fine_tuning" and request.unfreeze_from is None:
+        return _FROZEN + _LAST_BLOCK
+    return _TRAINED
 
 
 def _positions(shape: _NetworkShape, side: int) -> int:
@@ -124,20 +156,23 @@ def _head_weights(
     return sum(prod(pair) for pair in pairwise(sizes))
 
 
-def check_memory(request: TrainingRequest, classes: int, limit: int) -> None:
-    """Check that a training could fit into memory.
+def check_memory(
+    request: TrainingRequest, classes: int, limit: int, images: Images | None = None
+) -> int:
+    """Check that a training could fit into memory; return the bytes that it needs.
 
     Args:
         request: The training.
         classes: Number of classes.
         limit: Available bytes.
+        images: As for `estimate`.
 
     Raises:
         ValidationFailed: It could not; says by how much, and what to change.
     """
-    memory = estimate(request, classes)
+    memory = estimate(request, classes, images)
     if memory.total <= limit:
-        return
+        return memory.total
     change = "a smaller batch_size or image_size"
     if memory.weights > memory.activations:
         change = 'fewer units or "pooling": "average" in head, or a smaller image_size'
@@ -145,14 +180,3 @@ def check_memory(request: TrainingRequest, classes: int, limit: int) -> None:
         f"The training would need about {memory.total / 1e9:.1f} GB of memory; the limit is "
         f"{limit / 1e9:.1f} GB (OPSIN_TRAINING_MEMORY_MB). Send {change}."
     )
-
-
-def memory_limit(megabytes: int) -> int:
-    """Bytes that a training may use: the setting, or the memory of this machine or container."""
-    if megabytes:
-        return megabytes * MIB
-    total: int = psutil.virtual_memory().total
-    try:
-        return min(total, int(_CGROUP.read_text()))
-    except (OSError, ValueError):
-        return total  # not in a container, or "max"

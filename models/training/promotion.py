@@ -7,14 +7,17 @@ Otherwise the champion is evaluated on the held-out images of the new version, a
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
-from contracts.errors import OpsinError
+from contracts.errors import OpsinError, Unavailable
 from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.training.training_result import Promote, Promotion
 from models.store.aliases import DamagedAliasesError
 from models.store.labels import read_labels
+from models.store.manifest import write_atomically
 from models.store.store import Store
 
 HELD_OUT_ACCURACY = "held_out_accuracy"
@@ -61,6 +64,23 @@ class PromotionCandidate:
         )
 
 
+def promote_once(store: Store, candidate: PromotionCandidate, folder: Path) -> Promotion:
+    """As `promote`, but a version that an earlier attempt of the job promoted is left as it is.
+
+    Somebody may have rolled it back before the job went on.
+
+    Args:
+        folder: The job's folder, which remembers the promotion.
+    """
+    path = folder / f"promotion-{candidate.manifest.version}.json"
+    with suppress(FileNotFoundError):
+        return Promotion.model_validate_json(path.read_bytes())
+    promotion = promote(store, candidate)
+    if promotion.promoted:
+        write_atomically(path, promotion.model_dump_json())
+    return promotion
+
+
 def promote(store: Store, candidate: PromotionCandidate) -> Promotion:
     """Make a version the champion if its rule says so. Idempotent."""
     model, version = candidate.manifest.model, candidate.manifest.version
@@ -89,15 +109,25 @@ def _decide(store: Store, candidate: PromotionCandidate, champion: int | None) -
     try:
         current = store.manifest(candidate.manifest.model, champion)
         labels = [label.id for label in read_labels(store.path(current.model, champion))]
-    except (OpsinError, OSError, ValueError):
+    except (OpsinError, OSError, ValueError) as error:
         reason = f"The champion, version {champion}, is damaged."
-        return candidate.decision(True, reason, champion)
+        unreadable = _is_unreadable(error)
+        if unreadable:
+            reason = f"The champion, version {champion}, cannot be read at the moment to compare."
+        return candidate.decision(not unreadable, reason, champion)
     missing = sorted(set(labels) - set(candidate.labels))
     if missing:
         names = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
         reason = f"The champion, version {champion}, has classes that this version lacks: {names}."
         return candidate.decision(False, reason, champion)
     return _compare(candidate, current, labels)
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether a version cannot be read at the moment, rather than being damaged."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError)
+    return isinstance(error, Unavailable)
 
 
 def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence[str]) -> Promotion:

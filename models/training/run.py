@@ -23,11 +23,12 @@ from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import Work, WorkStoppedError
-from models.datasets.dataset import Dataset
+from models.datasets.dataset import SPLITS, Dataset
 from models.export.check_images import check_images
 from models.export.parity import ParityError
 from models.export.saved_model import REFERENCE_IMAGES, export_version
 from models.images.decode import InputSpec
+from models.memory.machine import memory_limit
 from models.serving.reference import REFERENCE
 from models.serving.runtime import RuntimeOptions
 from models.serving.selection import choose_runtime
@@ -47,9 +48,9 @@ from models.training.loop.costs import (
 from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
-from models.training.memory import check_memory, memory_limit
+from models.training.memory import check_memory
 from models.training.parent import check_beginning
-from models.training.promotion import PromotionCandidate, promote
+from models.training.promotion import PromotionCandidate, promote_once
 from models.training.publishing import find_published, publish_once
 from models.training.report.artifacts import AUGMENTATION, write_artifacts
 from models.training.report.augmentation_sheet import augmentation_sheet
@@ -152,7 +153,9 @@ class _Run:
         self.work.progress(Progress(fraction=0, phase="data"))
         data = self.source.load()
         classes = len(data.dataset.classes)
-        check_memory(self.request, classes, memory_limit(self.settings.training_memory_mb))
+        limit = memory_limit(self.settings.training_memory_mb)
+        images = {split: len(data.dataset.of(split)) for split in SPLITS}
+        check_memory(self.request, classes, limit, images)
         weights = Weights.of(self.settings)
         check_beginning(self.request, data.dataset.classes, self.store, weights)
         load_seconds = time.monotonic() - began
@@ -194,7 +197,7 @@ class _Run:
         self._check_still_publishable(version)
         with _timed(report.seconds, "promote"):
             candidate = PromotionCandidate(version, report.classes, self.request.promote, self)
-            promotion = promote(self.store, candidate)
+            promotion = promote_once(self.store, candidate, self.work.folder)
         return TrainingResult(
             **report.model_dump(exclude={"seconds"}),
             seconds=_rounded(report.seconds),

@@ -1,11 +1,20 @@
-"""Models that recognize people need the scope `faces`, whichever endpoint they are used through."""
+"""Models that recognize people need the scope `faces`, whichever endpoint they are used through.
+
+Where a consent is required, a version that was trained on people is not used unless all of them
+have one in force: what it has learned of one of them cannot be left out of its answers.
+"""
 
 from fastapi import Request
 
+from contracts.errors import Conflict
 from contracts.inference.manifest import Manifest
-from models.faces.provenance import recognizes_people, takes_portraits
+from database.faces.standings import has_consent
+from models.faces.provenance import recognizes_people, subjects_of_version, takes_portraits
 from models.store.snapshot import ServedVersion
 from service.auth.principal import Principal, principal_of
+from service.dependencies import Services
+from service.faces.context import FaceServices
+from service.threads import run_in_threadpool
 
 
 def require_face_scope(request: Request, network: ServedVersion) -> None:
@@ -37,3 +46,41 @@ def require_scope_to_download(principal: Principal, manifest: Manifest) -> None:
     """
     if takes_portraits(manifest):
         principal.require("faces")
+
+
+async def require_usable(services: Services, principal: Principal, manifest: Manifest) -> None:
+    """Check the scope and the consents for a version that a job will use.
+
+    Raises:
+        Forbidden: As `require_face_scope`.
+        Conflict: As `require_consents`.
+    """
+    require_scope_for(principal, manifest)
+    await require_consents(services, manifest)
+
+
+async def require_consents(services: Services, manifest: Manifest) -> None:
+    """Check that everybody whom a version was trained on has consented, where that is required.
+
+    Only a version that was trained on subjects costs a look at the database.
+
+    Raises:
+        Conflict: Somebody has no consent that is in force.
+        Unavailable: The database does not answer.
+    """
+    if takes_portraits(manifest):
+        await run_in_threadpool(_require_consents, services.faces, manifest)
+
+
+def _require_consents(faces: FaceServices, manifest: Manifest) -> None:
+    policy = faces.repositories.policy.get()
+    if not policy.consent_required:
+        return
+    subjects = set(subjects_of_version(manifest))
+    standings = faces.repositories.standings.of(subjects)
+    if not all(has_consent(one, policy) for one in standings.values()) or subjects - set(standings):
+        raise Conflict(
+            f"Version {manifest.version} of '{manifest.model}' was trained on a person without a "
+            "consent that is in force, which this service requires. Record the consent, or train "
+            "again without that person and promote the new version."
+        )

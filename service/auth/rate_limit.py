@@ -44,8 +44,12 @@ class RateLimits:
         self._limiter = SlidingWindowCounterRateLimiter(storage)
         self._warned = -math.inf
 
-    async def take(self, principal: Principal) -> None:
-        """Count one request.
+    async def take(self, principal: Principal, *, count: int = 1) -> None:
+        """Count a request.
+
+        Args:
+            principal: Whose it is.
+            count: As how many it counts.
 
         Raises:
             RateLimited: There were too many; `retry_after` says when the next may succeed.
@@ -55,7 +59,7 @@ class RateLimits:
         item = RateLimitItemPerMinute(principal.rate_per_minute)
         try:
             async with asyncio.timeout(_WAIT_SECONDS):
-                if await self._limiter.hit(item, principal.id):
+                if await self._limiter.hit(item, principal.id, cost=count):
                     return
                 stats = await self._limiter.get_window_stats(item, principal.id)
         except (StorageError, TimeoutError) as error:

@@ -6,11 +6,13 @@ forever. Here each phase has a bound:
 
     connected, head incomplete     `header_seconds`, and 64 KiB; then 408 or 431
     body incomplete                `min_upload_rate` in every 10 s; then the connection is closed
-    response not read              the same rate in every 10 s; then the connection is closed
+    response not read              the same rate in every 10 s, also of what is left when the
+                                   connection is closed; then it is cut off
     responses not read, together   `max_unread` bytes; then the connection with most is closed
     idle                           uvicorn's keep-alive
     all connections in use         some of the address that has most are closed for the next: those
-                                   that wait for a head, then idle ones, then unfinished bodies
+                                   whose last answer is not read, then those that wait for a head,
+                                   then idle ones, then unfinished bodies and unread answers
 
 Timers are set only for what does not arrive in one piece, so ordinary requests pay nothing.
 
@@ -35,7 +37,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from contracts.errors import CODES
 from contracts.settings import Settings
+from service.connections.descriptors import LEAVING_SHARE
 from service.connections.half_closed import has_peer_gone
+from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
 from service.http.addresses import network_of, trusted_hosts
 
@@ -44,6 +48,8 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
 GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
 UNPROBED_SECONDS = 1.0  # that such a client is given if it cannot be asked
+_LEAVING_SECONDS = 1.0  # that a closed connection is given to deliver the rest, if all are in use
+_GREEDY_SHARE = 4  # one in so many connections may have slow bodies, whoever else comes
 _EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
 _TRANSFER = b"transfer-encoding"
 _CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
@@ -72,7 +78,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._received = b""  # the data that is being parsed
         self._again = b""  # what has to be parsed after it
         self._arrived = 0  # bytes since the last check
-        self._was_paused = False  # reading, by this side, since the last check
+        self._was_paused = False  # reading, by this side, since the last check or timer
+        self._has_completed = False  # a request, in the piece that is being parsed
+        self._closed_at: float | None = None  # with data that the client has yet to read
         self._unread = 0  # bytes of responses, at the last check
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -86,6 +94,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type] # as uvicorn narrows it
+        self.transport = JoinedWrites(self.transport, self.loop, self._on_close)
         self._opened = self.loop.time()
         self.network = network_of(self.client[0]) if self.client else ""
         if len(self.connections) > self.max_connections and not self._make_room():
@@ -136,7 +145,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return  # what follows a malformed or refused request
         self._arrived += len(data)
-        was_in_body = self._in_body
+        was_in_body, self._has_completed = self._in_body, False
         self._parse(data)
         if self.transport.is_closing():
             return
@@ -158,7 +167,8 @@ class TimeoutProtocol(HttpToolsProtocol):
         elif self._in_head or self._is_idle:
             # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
             if not was_in_body:  # otherwise this was the rest of a refused body
-                self._head_bytes += len(data)
+                # Of a piece that ends other requests too, what belongs to this head is not known.
+                self._head_bytes += 1 if self._has_completed else len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, "The head of a request may have 64 KiB.")
             elif self._head_timer is None:
@@ -204,6 +214,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self._body_timer is not None:
             self._body_timer.cancel()
             self._body_timer = None
+        self._has_completed = True
         super().on_message_complete()
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -246,12 +257,21 @@ class TimeoutProtocol(HttpToolsProtocol):
         cycle: Any = self.cycle  # uvicorn's annotation omits the None it starts with
         return cycle is None or bool(cycle.response_complete)
 
+    def _on_close(self) -> None:
+        """Called when it is closed before the client has read all."""
+        self._closed_at = self.loop.time()
+        if self.min_rate and self._write_timer is None:
+            self._start_write_timer()
+
     def _start_head_timer(self) -> None:
+        self._was_paused = self.flow.read_paused
         self._head_timer = self.loop.call_later(self.header_seconds, self._on_head_timeout)
 
     def _on_head_timeout(self) -> None:
         self._head_timer = None
-        if self._head_bytes:
+        if self._was_paused:
+            self._start_head_timer()  # the client could not send
+        elif self._head_bytes:
             self._refuse(408, "The head of the request took too long. Send it again.")
         else:
             self.transport.close()  # it never sent a byte, so it expects no response
@@ -280,7 +300,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _check_reader(self) -> None:
         self._write_timer = None
         # Nothing is added meanwhile: the application waits until writing is resumed.
-        if self._unread - self.unread < self.min_rate * self.check_seconds:
+        if self._unread - self.unread < min(self.min_rate * self.check_seconds, self._unread):
             self._abort("reads its answer")
         else:
             self._start_write_timer()
@@ -299,20 +319,22 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> bool:
         """Close connections of the address that has most of the least important ones, if any."""
-        others = [
-            c
-            for c in self.connections
-            if isinstance(c, TimeoutProtocol) and c is not self and not c.transport.is_closing()
-        ]
-        if len(others) < self.max_connections:
+        known = [c for c in self.connections if isinstance(c, TimeoutProtocol) and c is not self]
+        others = [c for c in known if not c.transport.is_closing()]
+        leaving = [c for c in known if c._is_leaving]
+        excess = max(0, len(leaving) - self.max_connections // LEAVING_SHARE)
+        stuck = [c for c in known if c._is_stuck]
+        if len(others) + len(stuck) + excess < self.max_connections:
             return True
         waiting = [c for c in others if c._is_idle]
         heads = _crowd(c for c in waiting if c._in_head)
         crowds = (
+            _crowd(stuck),
+            _crowd(leaving) if excess else [],
             heads if len(heads) > 1 else [],  # a single one may be an ordinary request on its way
             _crowd(c for c in waiting if not c._in_head),
             heads,
-            self._bodies_of_the_greedy(others),
+            self._slow_ones_of_the_greedy(others),
         )
         crowd = next((crowd for crowd in crowds if crowd), [])
         crowd.sort(key=lambda c: c._waits_since)
@@ -320,14 +342,30 @@ class TimeoutProtocol(HttpToolsProtocol):
             connection._evict()
         return bool(crowd)
 
-    def _bodies_of_the_greedy(self, others: "Sequence[TimeoutProtocol]") -> "list[TimeoutProtocol]":
-        """Unfinished bodies of an address that holds more than half; never for itself."""
+    def _slow_ones_of_the_greedy(
+        self, others: "Sequence[TimeoutProtocol]"
+    ) -> "list[TimeoutProtocol]":
+        """Of an address that holds more than a quarter, unfinished bodies and unread answers.
+
+        Never for itself.
+        """
         crowd = _crowd(others)
         network = crowd[0].network if crowd else ""
         is_own = network == self.network or (crowd and crowd[0].is_proxied)
-        if is_own or len(crowd) * 2 <= self.max_connections:
+        if is_own or len(crowd) * _GREEDY_SHARE <= self.max_connections:
             return []
-        return [connection for connection in crowd if connection._in_body]
+        return [one for one in crowd if one._in_body or one.flow.write_paused]
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether it is closed, and has had little time to deliver the rest."""
+        return self.transport.is_closing() and not self._is_stuck
+
+    @property
+    def _is_stuck(self) -> bool:
+        """Whether it is closed, and the client does not read the rest."""
+        closed_at = self._closed_at
+        return closed_at is not None and self.loop.time() > closed_at + _LEAVING_SECONDS
 
     @property
     def is_proxied(self) -> bool:
@@ -341,7 +379,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         return self._opened if keep_alive is None else keep_alive.when()
 
     def _evict(self) -> None:
-        if self._in_head and self._head_bytes and self._is_idle:
+        if self.unread:
+            self._abort("keeps the rest of its answer unread")
+        elif self._in_head and self._head_bytes and self._is_idle:
             self._refuse(503, "All connections are in use. Retry soon.")
         elif self._is_idle:
             self.transport.close()

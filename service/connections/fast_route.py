@@ -1,4 +1,4 @@
-"""A route that reads the arguments of ordinary requests without FastAPI's dependency resolution.
+"""A route that answers ordinary requests without FastAPI's dependency resolution.
 
 FastAPI resolves every parameter for every request. For the few parameters of a classification that
 costs more than everything else the API does for it, apart from decoding. A request without the
@@ -7,12 +7,12 @@ the model refuses, take FastAPI's way, which also makes the error response. The 
 that of any route.
 """
 
-from collections.abc import Callable, Coroutine
 from typing import Any, get_type_hints
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.types import Receive, Scope, Send
 
 from service.dependencies import services_of
 from service.http.deadlines import deadline_of
@@ -22,29 +22,33 @@ _SPECIAL = frozenset({b"x-timeout-ms", b"prefer", b"idempotency-key"})
 
 
 class FastRoute(APIRoute):
-    """For handlers of `request`, `query`, `deadline`, `deferred`, `services` and `key`."""
+    """For handlers of `request`, `query`, `deadline`, `deferred`, `services` and `key`.
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler of a request, see `APIRoute`."""
-        general = super().get_route_handler()
-        model: type[BaseModel] = get_type_hints(self.endpoint)["query"]
+    Their dependencies may have nothing to close, as FastAPI's stacks for that are left out too.
+    """
 
-        async def handle(request: Request) -> Response:
-            query = _read_query(request, model)
-            if query is None:
-                return await general(request)
-            services = await services_of(request)
-            response: Response = await self.endpoint(
-                request=request,
-                query=query,
-                deadline=await deadline_of(request, services),
-                deferred=False,
-                services=services,
-                key=None,
-            )
-            return response
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._model: type[BaseModel] = get_type_hints(self.endpoint)["query"]
 
-        return handle
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; an `OpsinError` is answered by the application's handler."""
+        request = Request(scope, receive, send)
+        is_method = self.methods is not None and scope["method"] in self.methods
+        query = _read_query(request, self._model) if is_method else None
+        if query is None:
+            await super().handle(scope, receive, send)
+            return
+        services = await services_of(request)
+        response = await self.endpoint(
+            request=request,
+            query=query,
+            deadline=await deadline_of(request, services),
+            deferred=False,
+            services=services,
+            key=None,
+        )
+        await response(scope, receive, send)
 
 
 def _read_query(request: Request, model: type[BaseModel]) -> BaseModel | None:

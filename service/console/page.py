@@ -19,6 +19,7 @@ from contracts.settings import RELEASE, Settings
 from models.weights.sources import sample_files
 from service.console.assets import LANGUAGES, load_assets, texts
 from service.http.conditional import is_gzip_accepted
+from service.http.lists import items_of
 
 LANGUAGE_COOKIE = "opsin_language"
 PAGES = ("classify", "learn", "faces", "create", "jobs", "system")
@@ -100,7 +101,7 @@ def language_of(request: Request) -> str:
         name, _, value = item.strip().partition("=")
         if name == LANGUAGE_COOKIE and value in LANGUAGES:
             return value
-    for item in request.headers.get("Accept-Language", "").lower().split(","):
+    for item in items_of(request.headers.getlist("Accept-Language")):
         if (match := re.match(r"\s*([a-z]{2})\b", item)) and match[1] in LANGUAGES:
             return match[1]
     return LANGUAGES[0]

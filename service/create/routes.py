@@ -20,6 +20,7 @@ router = APIRouter(tags=["Creation"])
 
 _PROBLEMS = problem_responses(
     "bad_request",
+    "conflict",
     "idempotency_conflict",
     "payload_too_large",
     "unsupported_media_type",

@@ -15,7 +15,6 @@ from contracts.create.requests import (
     MAX_SECONDS,
     MAX_STYLES,
     STYLE,
-    STYLE_SIDE,
     DreamRequest,
     StyleTransferRequest,
     style_file,
@@ -24,14 +23,15 @@ from contracts.errors import ValidationFailed
 from contracts.jobs import Job, JobKind
 from contracts.settings import Settings
 from models.create.dream_source import DreamSource, check_class, resolve_source
-from models.create.images import enlarged, required, scaled_size
+from models.create.images import required, scaled_size
 from models.create.layer_names import required_layer
 from models.create.memory import check_style_memory, check_tiled_memory
+from models.create.style.size import result_size
 from models.create.style.weights import FAST_WEIGHTS, MINIMUM_SIDES, available_network
 from models.images.resize import Size, within
-from models.training.memory import memory_limit
+from models.memory.machine import memory_limit
 from models.weights.catalog import Weights, WeightsMissing
-from service.auth.face_models import require_scope_for
+from service.auth.face_models import require_usable
 from service.auth.principal import principal_of, quota_key
 from service.create.form import ImageField, image_size, read_images
 from service.dependencies import Services
@@ -106,7 +106,7 @@ async def submit_dream(
             manifest = await run_in_threadpool(
                 services.store.manifest, source.model, source.version
             )
-            require_scope_for(principal_of(request), manifest)
+            await require_usable(services, principal_of(request), manifest)
             classes = manifest.classes
         check_class(source, body.class_index, classes or 0)
         for layer in body.layers or ():
@@ -182,16 +182,13 @@ def _check_style(
     if body.method == "fast" or body.init == "fast":
         _require_fast_weights(weights)
     limit = memory_limit(settings.training_memory_mb)
-    default = max(size) if body.method == "fast" else STYLE_SIDE
-    full = within(size, default) if body.size is None else scaled_size(size, body.size)
     if body.method == "fast":
-        check_tiled_memory(full, limit)
+        check_tiled_memory(result_size(body, size, None), limit)
     else:
         network = available_network(weights, body.network)
         for layer in (*(body.content_layers or ()), *(body.style_layers or ())):
             required_layer(network, layer)
-        if body.size is None:
-            full = enlarged(full, MINIMUM_SIDES[network])
+        full = result_size(body, size, network)
         if body.content_layers is None or body.style_layers is None:
             required(full, MINIMUM_SIDES[network])
         check_style_memory(full, network, limit, body.style_scale, styles)

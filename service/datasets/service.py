@@ -4,6 +4,9 @@ The folder is the truth. A new one is placed first; the row follows. If the row 
 the folder is removed; if the process dies in between, the next `reconcile` writes the row. A change
 of a dataset is published within the transaction that writes its rows, after everything that may
 fail; if the process dies in between, the next change or `reconcile` writes the rows.
+
+A missing folder alone is no reason to delete a row: the disk may not be mounted. A deletion hides
+the row first, and `reconcile` deletes only the rows of hidden datasets.
 """
 
 import hashlib
@@ -11,7 +14,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +25,7 @@ import structlog
 from contracts.errors import (
     Conflict,
     DatasetNotFound,
+    DiskUnusable,
     Draining,
     NotFound,
     OpsinError,
@@ -29,8 +33,9 @@ from contracts.errors import (
 )
 from contracts.metrics.registry import Metrics
 from contracts.training.datasets import DatasetFile, DatasetInfo, LastAnswer, Listing
-from database.datasets import DatasetRows
+from database.datasets import HIDDEN, DatasetRows
 from database.idempotency import IdempotencyKey
+from database.installation import require_mounted
 from models.datasets.addition import NewImages
 from models.datasets.admission import ImportProgress
 from models.datasets.archives.members import Member
@@ -109,9 +114,10 @@ class Datasets:
         self._closed.set()
 
     def reconcile(self) -> None:
-        """Remove leftovers of killed processes and make the rows match the folders.
+        """Remove leftovers of killed processes, and write the rows that are older than the folders.
 
-        Only the beginning of each listing is read, unless its rows have to be written.
+        Only the beginning of each listing is read, unless its rows have to be written. The rows of
+        a dataset whose deletion was interrupted are deleted.
         """
         self.store.sweep()
         known, present = self.rows.revisions(), set(self.store.ids())
@@ -124,11 +130,13 @@ class Datasets:
                 continue  # its rows are being written
             except (OpsinError, OSError) as error:
                 log.warning("dataset_damaged", dataset=dataset_id, error=str(error))
-        for dataset_id in known.keys() - present:
-            # Checked again: it may have been created or deleted since.
-            if not self.store.exists(dataset_id):
-                log.warning("dataset_gone", dataset=dataset_id)
+        # Checked again: they may have been created or deleted since.
+        gone = [one for one in known.keys() - present if not self.store.exists(one)]
+        for dataset_id in gone:
+            if known[dataset_id] == HIDDEN:
                 self._delete_row(dataset_id)
+        if lost := [one for one in gone if known[one] != HIDDEN]:
+            log.error("dataset_folders_missing", count=len(lost), datasets=lost[:10])
 
     def _write_missing_rows(self, dataset_id: str) -> None:
         """Write the rows that are older than the folder, which is locked."""
@@ -152,9 +160,14 @@ class Datasets:
 
         Raises:
             OpsinError: As `DatasetStore.create`. Nothing is stored.
+            DiskUnusable: The data home is not mounted.
         """
-        if idempotency and (earlier := self._earlier(idempotency)):
-            return earlier
+        require_mounted(self.store.home)
+        dataset_id = None
+        if idempotency:
+            dataset_id, earlier = self._free_id(idempotency)
+            if earlier is not None:
+                return earlier
 
         def check(done: int, path: str) -> None:
             if self._closed.is_set():
@@ -168,7 +181,7 @@ class Datasets:
                 fractions,
                 progress=check,
                 naming=naming,
-                dataset_id=self._free_id(idempotency) if idempotency else None,
+                dataset_id=dataset_id,
                 answer=partial(_answer, idempotency) if idempotency else None,
             )
         except Conflict:
@@ -180,16 +193,24 @@ class Datasets:
     def _earlier(self, idempotency: IdempotencyKey) -> dict[str, Any] | None:
         """The response to an earlier request with that key, even if its process was killed."""
         dataset_id = _id_for(idempotency)
-        if self.store.exists(dataset_id):
-            with self.store.lock(dataset_id):
-                self._write_missing_rows(dataset_id)
+        # There may be none, or it may just have been deleted.
+        with suppress(DatasetNotFound), self.store.lock(dataset_id):
+            self._write_missing_rows(dataset_id)
         earlier = self.rows.stored_response(idempotency)
         return None if earlier is None else earlier.body
 
-    def _free_id(self, idempotency: IdempotencyKey) -> str | None:
-        """The id for that key; None if it is taken, which a key may be after a day."""
+    def _free_id(self, idempotency: IdempotencyKey) -> tuple[str | None, dict[str, Any] | None]:
+        """The id for that key, None if it is taken, which a key may be after a day.
+
+        And the response to an earlier request, if there is one. It is looked for again if the
+        dataset appears meanwhile: a simultaneous request with the key is making it.
+        """
         dataset_id = _id_for(idempotency)
-        return None if self.store.exists(dataset_id) else dataset_id
+        was_there = self.store.exists(dataset_id)
+        earlier = self._earlier(idempotency)
+        if earlier is None and not was_there and self.store.exists(dataset_id):
+            was_there, earlier = True, self._earlier(idempotency)
+        return None if was_there else dataset_id, earlier
 
     def _record(self, listing: Listing, idempotency: IdempotencyKey | None) -> dict[str, Any]:
         dataset_id = listing.info.id
@@ -197,6 +218,8 @@ class Datasets:
             with self.store.lock(dataset_id):
                 earlier = self.rows.put(listing, idempotency=idempotency)
         except BaseException:
+            with suppress(OpsinError):
+                self.rows.hide(dataset_id)
             self.store.delete(dataset_id)
             raise
         if earlier is None:
@@ -204,7 +227,7 @@ class Datasets:
             return listing.info.model_dump(mode="json")
         # Another request may have found this dataset, and kept its response, before us.
         if earlier.body.get("id") != dataset_id:
-            self.store.delete(dataset_id)
+            self.store.delete(dataset_id, check=partial(self.rows.hide, dataset_id))
             self._delete_row(dataset_id)
         return earlier.body
 
@@ -230,7 +253,9 @@ class Datasets:
             OpsinError: As `DatasetStore.addition`. Nothing is stored.
             Conflict: The dataset is in use.
             LockHeldError: As `delete`.
+            DiskUnusable: The data home is not mounted.
         """
+        require_mounted(self.store.home)
         with self.store.lock(dataset_id, timeout=timeout):
             self._require_unused(dataset_id)
             self._write_missing_rows(dataset_id)
@@ -267,10 +292,39 @@ class Datasets:
             DatasetNotFound: There is no such dataset.
             Conflict: It is in use.
             LockHeldError: Another change of it took longer than `timeout` seconds.
+            Unavailable: The database does not answer.
+            DiskUnusable: The folder cannot be deleted, or is missing with the whole home.
         """
-        check = partial(self._require_unused, dataset_id)
-        self.store.delete(dataset_id, check=check, timeout=timeout)
-        self._delete_row(dataset_id)
+
+        def check() -> None:
+            self._require_unused(dataset_id)
+            self.rows.hide(dataset_id)
+
+        try:
+            self.store.delete(dataset_id, check=check, timeout=timeout)
+        except DatasetNotFound:
+            self._delete_lost(dataset_id)
+        except OSError as error:
+            self._show_again(dataset_id)
+            log.warning("dataset_not_deleted", dataset=dataset_id, error=str(error))
+            raise DiskUnusable(
+                "The dataset's folder cannot be deleted from the disk. Retry later.",
+                retry_after=60,
+            ) from error
+        else:
+            self._delete_row(dataset_id)
+
+    def _delete_lost(self, dataset_id: str) -> None:
+        """Delete the rows of a dataset whose folder is missing."""
+        self.rows.get(dataset_id)
+        require_mounted(self.store.home)
+        self._require_unused(dataset_id)
+        self.rows.delete(dataset_id)
+
+    def _show_again(self, dataset_id: str) -> None:
+        """Undo the hiding of a dataset whose folder is still there; otherwise `reconcile` does."""
+        with suppress(OpsinError, OSError), self.store.lock(dataset_id):
+            self._write_missing_rows(dataset_id)
 
     def thumbnail(self, dataset_id: str, file_id: str, large: Gate = at_once) -> bytes:
         """A small JPEG of an image; `large` as for `models.images.decode`.

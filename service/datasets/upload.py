@@ -29,9 +29,10 @@ from contracts.names import composed, is_printable
 from contracts.settings import Settings
 from contracts.training.datasets import MAX_NAME_LENGTH, LabelSource, NewDataset, SplitName
 from database.idempotency import IdempotencyKey
+from database.installation import require_mounted
 from models.datasets.addition import NewImage, NewImages
 from models.datasets.admission import ImportProgress
-from models.datasets.archives.limits import disk_full
+from models.datasets.archives.limits import MIB, Limits, disk_full
 from models.datasets.archives.name_encoding import Naming, checked_encoding
 from models.datasets.import_job import ARCHIVE
 from models.datasets.layout import MAX_LABEL_LENGTH
@@ -53,6 +54,7 @@ from service.threads import run_in_threadpool
 
 _MAX_JSON_BYTES = 64 * 1024
 _MAX_NAME_BYTES = 1024
+_CHECKED_BYTES = 16 * MIB  # of a body, between two looks at the disk
 _NAME = "name"
 _ARCHIVE_SUFFIXES = (".zip", ".tar.gz", ".tgz", ".tar")
 
@@ -246,6 +248,7 @@ async def _uploaded(
     """The form of a request, and the file that holds its archive until the block ends."""
     store = services.datasets.store
     with services.datasets.upload_slot(quota_key(request.scope)):
+        await run_in_threadpool(require_mounted, store.home)
         async with contextmanager_in_threadpool(store.staging()) as folder:
             path = folder / ARCHIVE
             async with deadline.enforced():
@@ -257,7 +260,9 @@ async def _uploaded(
                 length = declared_length(request)
                 await run_in_threadpool(store.limits.require_room, folder, length)
                 try:
-                    form = await reader.read(request.stream())
+                    form = await reader.read(
+                        _while_there_is_room(request.stream(), store.limits, folder)
+                    )
                 except OSError as error:
                     raise disk_full() from error
                 if ARCHIVE not in form.parts:
@@ -265,6 +270,26 @@ async def _uploaded(
                         f"The form holds no archive; send it as the field '{ARCHIVE}'."
                     )
             yield form, path
+
+
+async def _while_there_is_room(
+    stream: AsyncIterator[bytes], limits: Limits, folder: Path
+) -> AsyncIterator[bytes]:
+    """The stream, as long as the disk keeps the room that others need.
+
+    The length of a body that is sent in chunks or compressed is not known before its end, and a
+    full disk stops everybody: ten megabytes of gzip become two gigabytes.
+
+    Raises:
+        DiskUnusable: It does not.
+    """
+    unchecked = 0
+    async for chunk in stream:
+        unchecked += len(chunk)
+        if unchecked >= _CHECKED_BYTES:
+            await run_in_threadpool(limits.require_room, folder, 0)
+            unchecked = 0
+        yield chunk
 
 
 def _fields(path: Path, limit: int) -> dict[str, FieldSpec]:

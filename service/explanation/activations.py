@@ -22,8 +22,8 @@ from models.explain.results import channels_of
 from models.rendering.channels import channels_png
 from models.rendering.colormaps import Colormap
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_face_scope
-from service.auth.principal import quota_key
+from service.auth.face_models import require_usable
+from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
 from service.explanation.heatmap_response import PNG
@@ -74,7 +74,7 @@ class ActivationsHandler:
         """
         async with self.deadline.enforced():
             network, version = self.services.workers.choose(self.model, self.version, "explain")
-            require_face_scope(self.request, network)
+            await require_usable(self.services, principal_of(self.request), network.manifest)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, "explain"))
             upload = await self._upload(network)
@@ -93,7 +93,7 @@ class ActivationsHandler:
         """
         async with self.deadline.enforced():
             network, version = self.services.workers.choose(self.model, self.version, "explain")
-            require_face_scope(self.request, network)
+            await require_usable(self.services, principal_of(self.request), network.manifest)
             name = self.question.layer or network.manifest.explain_layer
             await self.services.layers.require(network.name, version, name)
             client = quota_key(self.request.scope)

@@ -13,7 +13,7 @@ from contracts.inference.manifest import Manifest
 from contracts.jobs import Job
 from models.explain.layers import require_filters
 from models.store.store import Store
-from service.auth.face_models import require_scope_for
+from service.auth.face_models import require_usable
 from service.auth.principal import Principal
 from service.dependencies import Services
 from service.threads import run_in_threadpool
@@ -57,7 +57,7 @@ async def _resolve(
         version = None if body.version is None else str(body.version)
         model = services.workers.choose(None, version, "explain")[0].name
     manifest = await run_in_threadpool(_manifest, services.store, model, body)
-    require_scope_for(principal, manifest)
+    await require_usable(services, principal, manifest)
     number, name = manifest.version, body.layer or manifest.explain_layer
     layer = await services.layers.require(model, number, name)
     if layer is not None:

@@ -19,7 +19,7 @@ from contracts.queue.redis_keys import QueueName
 from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
 from models.images.resize import default_resize
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_face_scope
+from service.auth.face_models import require_consents, require_face_scope
 from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
@@ -66,6 +66,7 @@ class HeatmapHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
+            await require_consents(self.services, network.manifest)
             operation = operation_of(self.options.question, network.manifest.explain_layer)
             await self._require_layer(network, version)
             self.services.dispatcher.require_room(QueueName(network.name, version, operation))
@@ -85,6 +86,7 @@ class HeatmapHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
+            await require_consents(self.services, network.manifest)
             await self._require_layer(network, version)
             client = quota_key(self.request.scope)
             await self.services.job_queue.require_room_unread("heatmap", key, client)

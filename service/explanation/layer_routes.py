@@ -154,6 +154,7 @@ async def list_layers(
             examples.JOB | {"kind": "filters"},
         ),
         **problem_responses(
+            "conflict",
             "idempotency_conflict",
             "validation_error",
             "queue_full",

@@ -12,6 +12,7 @@ from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from database.jobs.jobs import Jobs
 from models.faces.calibration.support import require_support
+from service.datasets.kept import dataset_kept
 from service.dependencies import Services
 from service.faces.requirements import require_analyzer
 from service.threads import run_in_threadpool
@@ -30,6 +31,11 @@ async def start_calibration(
         OpsinError: The job cannot be created.
     """
     await require_analyzer(services)
+    async with dataset_kept(services, body.dataset_id):
+        return await _start(services, body, key, client)
+
+
+async def _start(services: Services, body: CalibrationBody, key: str | None, client: str) -> Job:
     info = await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
     pairs = _impostor_pairs(info)
     body = body.model_copy(update={"target_fmr": body.target_fmr or default_target(pairs)})

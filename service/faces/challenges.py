@@ -12,6 +12,7 @@ requested, and are drawn only a few times an hour. A client thus cannot request 
 matches a recording.
 """
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -169,7 +170,8 @@ class Challenges:
     ) -> AsyncIterator[AnsweredChallenge]:
         """Use up a challenge while its clip is judged.
 
-        It is valid again, for the rest of its time, if this ends with an error of the service.
+        It is valid again, for the rest of its time, if this ends with an error of the service, or
+        without a job is cancelled: by the deadline, or because the client hung up.
 
         Args:
             job: If a job judges the clip later: should it fail through the service's fault, the
@@ -198,6 +200,10 @@ class Challenges:
             yield AnsweredChallenge(id=challenge_id, actions=record["actions"])
         except OpsinError as error:
             if isinstance(error, QueueFull) or error.meaning.status >= _SERVER_ERROR:
+                await self._give_back(taken)
+            raise
+        except asyncio.CancelledError:
+            if job is None:  # otherwise the job may have been created
                 await self._give_back(taken)
             raise
         if job is not None:

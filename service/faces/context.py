@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import Engine
 
-from contracts.errors import Unavailable
+from contracts.errors import DiskUnusable, Unavailable
 from contracts.faces.liveness import Purpose
 from contracts.faces.subjects import Erased, FaceSearch, NewEvent, Threshold
 from contracts.queue import redis_keys
@@ -24,6 +24,7 @@ from database.faces.search.gallery import Gallery
 from database.faces.search.vector_search import VectorSearch
 from database.faces.subjects import Subjects
 from database.faces.templates import Templates
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.secure_delete import purge_deleted_rows
 from service.faces.challenges import Challenges
@@ -106,7 +107,8 @@ class FaceServices:
 
         Raises:
             SubjectNotFound: There is no such subject and no unfinished erasure of it.
-            Unavailable: The database does not answer; nothing was deleted.
+            Unavailable: The database does not answer, and nothing was deleted; or the disk keeps
+                files, and the erasure stays unfinished.
         """
         erasure = await run_in_threadpool(self.subjects.erase, subject_id)
         await self._remove_jobs(erasure.jobs)
@@ -124,10 +126,13 @@ class FaceServices:
     async def finish_erasures(self, subject_ids: Sequence[str]) -> None:
         """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
-        If the database's files still hold deleted rows, Redis does not answer, or it keeps
-        rewriting its file for too long, the erasures stay unfinished and the next periodic run
-        resumes them.
+        If the home is missing, the database's files still hold deleted rows, Redis does not answer,
+        or it keeps rewriting its file for too long, the erasures stay unfinished and the next
+        periodic run resumes them.
         """
+        if home_id(self.job_files.root.parent) is None:
+            log.warning("erasure_unfinished", where="home")
+            return
         if not await run_in_threadpool(self._purge_after_erasure, subject_ids):
             log.warning("erasure_unfinished", where="database")
             return
@@ -152,8 +157,12 @@ class FaceServices:
         return self.purge_deleted_rows(rewrite=bool(unfinished))
 
     async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
-        for job_id in job_ids:
-            await run_in_threadpool(self.job_files.remove, job_id)
+        removed = [
+            job_id for job_id in job_ids if await run_in_threadpool(self.job_files.remove, job_id)
+        ]
+        await run_in_threadpool(self.subjects.delete_jobs, removed)
+        if len(removed) < len(job_ids):
+            raise DiskUnusable("Images of jobs cannot be deleted from the disk.", retry_after=30)
 
 
 def open_face_services(

@@ -55,6 +55,7 @@ class LoginClaim:
         is_video: Whether that is a clip, otherwise an image.
         device_id: As the client names its device.
         signature: Of the challenge's nonce, by that device.
+        nonce: Of the challenge that is answered.
         address: The client's address, for the audit log.
         request_id: For the audit log.
     """
@@ -65,6 +66,7 @@ class LoginClaim:
     is_video: bool = False
     device_id: str | None = None
     signature: bytes | None = field(default=None, repr=False)
+    nonce: str = field(default="", repr=False)
     address: str = ""
     request_id: str | None = None
 
@@ -81,7 +83,7 @@ async def gather_evidence(
         return await _clip_evidence(services, form, claim, deadline)
     if claim.signature is not None:
         async with _consumed_challenge(services, form, claim):
-            if not await _is_signed(services, form, claim):
+            if not await _is_signed(services, claim):
                 return _wrong_signature()
             return await _image_evidence(services, claim.content, deadline)
     if form.text("challenge_id") or form.text("nonce"):
@@ -92,7 +94,7 @@ async def gather_evidence(
     return await _image_evidence(services, claim.content, deadline)
 
 
-async def _is_signed(services: Services, form: Form, claim: LoginClaim) -> bool:
+async def _is_signed(services: Services, claim: LoginClaim) -> bool:
     """Whether the claim has no signature, or one by the subject's device; an unknown one has not.
 
     Raises:
@@ -102,9 +104,7 @@ async def _is_signed(services: Services, form: Form, claim: LoginClaim) -> bool:
         return True
     devices, device_id = services.faces.repositories.devices, claim.device_id or ""
     device = await run_in_threadpool(devices.find, claim.subject_id, device_id)
-    if device is None or not is_signed(
-        device.public_key, claim.signature, form.text("nonce") or ""
-    ):
+    if device is None or not is_signed(device.public_key, claim.signature, claim.nonce):
         return False
     await run_in_threadpool(devices.record_use, claim.subject_id, device_id)
     return True
@@ -146,7 +146,7 @@ async def _clip_evidence(
         OpsinError: No worker answers.
     """
     async with _consumed_challenge(services, form, claim) as challenge:
-        if not await _is_signed(services, form, claim):
+        if not await _is_signed(services, claim):
             return _wrong_signature()
         video = claim.content
         detect_video_format(video)

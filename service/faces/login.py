@@ -14,7 +14,7 @@ from contracts.faces.subjects import NewEvent, Threshold
 from models.faces.embedding import mean_embedding
 from service.dependencies import Services
 from service.faces.decisions import Verdict, judge_similarity
-from service.faces.device_keys import read_signature
+from service.faces.device_keys import is_signed, read_signature
 from service.faces.evidence import LoginClaim, LoginEvidence, gather_evidence
 from service.faces.locks.attempts import attempt, caller_of
 from service.faces.subjects import require_subject
@@ -64,8 +64,8 @@ async def judge_login(services: Services, claim: LoginClaim, gather: GatherEvide
         ) as judgment:
             evidence = await gather()
             verdict = await judge_evidence(services, claim.subject_id, evidence)
-            if verdict.decision == "match" and claim.signature is not None:
-                await run_in_threadpool(_require_device, services, claim)
+            if verdict.decision == "match":
+                await run_in_threadpool(_require_still_allowed, services, claim)
             judgment.verdict = verdict
     except OpsinError as error:
         await _record(services, claim, error.code, None)
@@ -92,15 +92,23 @@ def require_factors(claim: LoginClaim, policy: Policy) -> None:
         )
 
 
-def _require_device(services: Services, claim: LoginClaim) -> None:
-    """Check that the device that has signed was not removed while the face was judged.
+def _require_still_allowed(services: Services, claim: LoginClaim) -> None:
+    """Check what may have been taken back while the face was judged: the policy and the device.
+
+    A device that was removed may have been registered again with another key.
 
     Raises:
+        ValidationFailed: The policy requires more by now.
         SubjectNotFound: The subject was erased.
-        LockedOut: The device was removed.
+        LockedOut: The key that has signed was removed.
     """
-    devices = services.faces.repositories.devices.list(claim.subject_id)
-    if claim.device_id not in {device.device_id for device in devices}:
+    repositories = services.faces.repositories
+    require_factors(claim, repositories.policy.get())
+    if claim.signature is None:
+        return
+    devices = repositories.devices.list(claim.subject_id)
+    keys = [device.public_key for device in devices if device.device_id == claim.device_id]
+    if not any(is_signed(key, claim.signature, claim.nonce) for key in keys):
         raise LockedOut("The device was removed. Log in with another factor.")
 
 
@@ -214,6 +222,7 @@ async def _claim(services: Services, request: Request, form: Form) -> LoginClaim
         is_video=bool(videos),
         device_id=device_id,
         signature=None if signature is None else read_signature(signature),
+        nonce=form.text("nonce") or "",
         address=request.client.host if request.client else "",
         request_id=request.state.request_id,
     )

@@ -8,7 +8,7 @@ import time
 
 import structlog
 
-from contracts.errors import NotFound, OpsinError, SubjectNotFound, ValidationFailed
+from contracts.errors import InternalError, NotFound, OpsinError, SubjectNotFound, ValidationFailed
 from contracts.faces.faces import FacesRequest
 from database.faces.template_rows import Unreadable
 from database.faces.templates import StaleTemplate
@@ -28,7 +28,8 @@ class Reembedding:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        # Ids of frames that cannot be decrypted, or in which the current models find no face.
+        # Ids of frames that are lost, cannot be decrypted, make a worker fail, or in which the
+        # current models find no face. Otherwise the first of them would keep all others waiting.
         self._unusable: set[str] = set()
 
     async def run_once(self) -> None:
@@ -48,9 +49,9 @@ class Reembedding:
         for template in waiting[:_TEMPLATES_PER_RUN]:
             try:
                 await self._recompute(template)
-            except (NotFound, SubjectNotFound):
+            except SubjectNotFound:
                 continue  # erased in the meantime
-            except (ValidationFailed, Unreadable) as error:
+            except (NotFound, ValidationFailed, Unreadable, InternalError) as error:
                 self._unusable.add(template.file_id)
                 log.warning("template_not_renewed", subject=template.subject_id, why=error.code)
 

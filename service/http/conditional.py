@@ -4,6 +4,8 @@ import re
 
 from starlette.datastructures import Headers
 
+from service.http.lists import items_of
+
 _ETAG = re.compile(r'(?:W/)?"[^"]*"')
 
 
@@ -23,7 +25,7 @@ def etag_matches(headers: Headers, etag: str) -> bool:
 def is_gzip_accepted(headers: Headers) -> bool:
     """Whether the client accepts a response in gzip, by its Accept-Encoding header."""
     qualities: dict[str, bool] = {}
-    for item in ",".join(headers.getlist("Accept-Encoding")).lower().split(","):
+    for item in items_of(headers.getlist("Accept-Encoding")):
         name, _, weight = item.partition(";")
         refused = re.fullmatch(r"q=0(?:\.0*)?", weight.replace(" ", "")) is not None
         qualities[name.strip()] = not refused

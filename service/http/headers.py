@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import Depends, Header, Request
 
 from service.auth.principal import quota_key
+from service.http.lists import items_of
 
 MediaType = Literal["image/png", "application/json"]
 _MEDIA_TYPES: tuple[MediaType, ...] = ("image/png", "application/json")
@@ -18,7 +19,7 @@ def preferred_type(accept: str) -> MediaType:
     The quality decides, then how exactly the type is named, then the order of `_MEDIA_TYPES`. A
     header that accepts neither is ignored, as the standard permits: the response is a PNG.
     """
-    ranges = [_media_range(item) for item in accept.split(",")]
+    ranges = [_media_range(item) for item in items_of([accept])]
 
     def rank(media_type: MediaType) -> tuple[float, int]:
         names = ("*/*", media_type.partition("/")[0] + "/*", media_type)
@@ -74,7 +75,7 @@ async def _prefers_async(
     ] = None,
 ) -> bool:
     del prefer  # declared for the documentation; every Prefer header counts
-    preferences = ",".join(request.headers.getlist("Prefer")).lower().split(",")
+    preferences = items_of(request.headers.getlist("Prefer"))
     return any(item.partition(";")[0].strip() == RESPOND_ASYNC for item in preferences)
 
 

@@ -6,6 +6,7 @@ exceeds its limit is refused before the rest of it is read.
 """
 
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from contracts.errors import (
     BadRequest,
@@ -42,6 +43,10 @@ _PLAIN_ENCODINGS = frozenset({b"", b"7bit", b"8bit", b"binary"})
 _MAX_VALUE_BYTES = 8 * 1024  # what may have more is a file
 _CHARSET_FIELD = "_charset_"  # which browsers add to a form; file names say theirs themselves
 _MAX_CHARSETS = 4  # browsers send one
+# Whatever looks like a boundary takes the parser some steps in Python. Clients choose one that is
+# not in the data.
+_MAX_BOUNDARIES = 1000
+_SPACES = re.compile(rb"[ \t]{256}")  # some may follow a boundary, and are read one by one
 _MALFORMED = "The multipart body is malformed. Let your HTTP client build it and set the boundary."
 
 
@@ -211,6 +216,9 @@ class MultipartReader:
         if not boundary:
             raise BadRequest(_MALFORMED)
         self._preamble = _Preamble(b"--" + boundary)
+        self._boundary = b"\r\n--" + boundary
+        self._boundaries = 0
+        self._padded = re.compile(re.escape(self._boundary) + _SPACES.pattern)
         callbacks: MultipartCallbacks = {
             "on_header_field": self._on_header_field,
             "on_header_value": self._on_header_value,
@@ -247,7 +255,7 @@ class MultipartReader:
             }
             try:
                 async for chunk in stream:
-                    self._parser.write(self._preamble.drop(chunk))
+                    self._parse(self._preamble.drop(chunk))
                     await self._flush(files, _WRITE_BYTES)
                     await self._notify()
             except FormParserError:
@@ -256,6 +264,20 @@ class MultipartReader:
         if not self._ended:
             raise BadRequest(_MALFORMED)
         return Form(self._parts)
+
+    def _parse(self, chunk: bytes) -> None:
+        """Parse the next chunk.
+
+        Raises:
+            BadRequest: It was made to keep the parser busy.
+            FormParserError: It is malformed.
+        """
+        self._boundaries += chunk.count(self._boundary)
+        goes_on = self._parser.state == MultipartState.BOUNDARY_PADDING
+        is_padded = self._padded.search(chunk) or (goes_on and _SPACES.match(chunk))
+        if self._boundaries > _MAX_BOUNDARIES or is_padded:
+            raise BadRequest(_MALFORMED)
+        self._parser.write(chunk)
 
     async def _flush(self, files: Mapping[str, BinaryIO], min_bytes: int) -> None:
         """Write what is buffered of each part that goes to a file, if it is that much."""

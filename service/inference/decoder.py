@@ -71,7 +71,7 @@ class Decoder:
         self._max_pixels = max_pixels
         share = max(threads * (1 + _WAITING_PER_THREAD), max_images)
         places = 2 * share  # so that one client cannot take all
-        self._pool = FairPool(threads, name="decode", places=places, share=share, ahead=1)
+        self._pool = FairPool(threads, name="decode", places=places, share=share)
         isolated = min(threads, _MOST_ISOLATED)
         self._isolated = FairPool(isolated, name="decode-isolated", places=places, share=share)
         self._large = FairPool(
@@ -90,6 +90,7 @@ class Decoder:
         resize: Resize | None,
         deadline_seconds: float,
         keep_pixels: int = 0,
+        when_slow: Callable[[], None] = lambda: None,
     ) -> DecodedImage:
         """Decode one image, see `models.images.decode.decode`.
 
@@ -99,6 +100,7 @@ class Decoder:
             resize: ``crop`` or ``squash``; None for the network's own way.
             deadline_seconds: How long to wait, from now.
             keep_pixels: See `models.images.decode.decode`.
+            when_slow: Called if it is large or takes a process, and waits with the others of those.
 
         Raises:
             InvalidImage: The data is not a readable image.
@@ -113,14 +115,21 @@ class Decoder:
             max_pixels=self._max_pixels,
             keep_pixels=keep_pixels,
         )
-        return await self.run_image(work, deadline_seconds=deadline_seconds)
+        return await self.run_image(work, deadline_seconds=deadline_seconds, when_slow=when_slow)
 
-    async def run_image(self, work: ImageWork[T], *, deadline_seconds: float) -> T:
+    async def run_image(
+        self,
+        work: ImageWork[T],
+        *,
+        deadline_seconds: float,
+        when_slow: Callable[[], None] = lambda: None,
+    ) -> T:
         """Run `work`, which decodes an image; a large one in a thread for large ones.
 
         Args:
             work: Called again with another gate if the image turns out to be large.
             deadline_seconds: How long to wait, from now.
+            when_slow: As for `decode`.
 
         Raises:
             OpsinError: As for `run`.
@@ -132,6 +141,7 @@ class Decoder:
             )
         except LargeImageError as error:
             pixels = error.pixels
+        when_slow()
         pool = self._large if pixels > LEAST_LARGE else self._isolated
         return await pool.run(
             partial(work, large=at_once),
@@ -154,6 +164,15 @@ class Decoder:
         """
         pool = self._large if pixels > LARGE_PIXELS else self._pool
         return await pool.run(work, deadline_seconds=deadline_seconds, pixels=pixels)
+
+    def require_room(self) -> None:
+        """Refuse early: a request none of whose images would be decoded need not be read.
+
+        Raises:
+            QueueFull: As `run`.
+            Draining: As `run`.
+        """
+        self._pool.require_place()
 
     def close(self) -> None:
         """Accept no more images and drop those that wait; does not wait for running ones."""
@@ -205,6 +224,7 @@ async def decode_uploads(
     resize: Resize | None,
     deadline: Deadline,
     keep_pixels: int = 0,
+    when_slow: Callable[[], None] = lambda: None,
 ) -> list[DecodedUpload]:
     """Decode the images of one request concurrently; the errors of single images stay with them.
 
@@ -215,6 +235,7 @@ async def decode_uploads(
         resize: ``crop`` or ``squash``; None for the network's own way.
         deadline: The request's.
         keep_pixels: See `models.images.decode.decode`.
+        when_slow: See `Decoder.decode`; called for each such image.
 
     Raises:
         OpsinError: The decoder had no room or no time for one of them. That is not the fault of the
@@ -233,6 +254,7 @@ async def decode_uploads(
                 resize=resize,
                 deadline_seconds=deadline.remaining,
                 keep_pixels=keep_pixels,
+                when_slow=when_slow,
             )
         except OpsinError as error:
             image = error

@@ -2,14 +2,15 @@
 
 A first-come queue lets whoever sends the most expensive images keep everybody waiting. Here, the
 next piece of work is that of the client who has used the threads least so far, and of its requests
-each has a turn. Belongs to one event loop.
+each has a turn. The threads take it themselves, so that none idles until the event loop has time.
 """
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -40,8 +41,7 @@ class _Task:
     pixels: int
     caller: Caller
     result: "asyncio.Future[Any]"
-    future: "Future[Any] | None" = None
-    started_at: float = 0.0
+    is_waiting: bool = True
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class _Client:
 
 
 class _FairQueue:
-    """The waiting work of all clients."""
+    """The waiting work of all clients; whoever uses it holds the pool's lock."""
 
     def __init__(self) -> None:
         self.clients: dict[str, _Client] = {}
@@ -85,11 +85,17 @@ class _FairQueue:
         client = min(waiting, key=lambda one: one.used)
         return next(iter(client.requests.values()))[0]
 
+    def waiting(self) -> list[_Task]:
+        """All of it."""
+        requests = (tasks for one in self.clients.values() for tasks in one.requests.values())
+        return [task for tasks in requests for task in tasks]
+
     def take(self, task: _Task) -> None:
         """Remove waiting work; the client's other requests come before this one's next."""
         client = self.clients[task.caller.client]
         tasks = client.requests.pop(task.caller.request)
         tasks.remove(task)
+        task.is_waiting = False
         if tasks:
             client.requests[task.caller.request] = tasks
 
@@ -103,7 +109,7 @@ class _FairQueue:
 
 
 class FairPool:
-    """A bounded pool of threads.
+    """A bounded pool of threads, for the requests of any event loops.
 
     Args:
         threads: Pieces of work that run at the same time.
@@ -111,8 +117,6 @@ class FairPool:
         places: Pieces of work that may wait or run, of all clients together.
         share: Of those, the places of one client. An idle pool can always take that many.
         budget: Bounds the pixels of all work that runs, in this and in other pools.
-        ahead: Pieces of work handed over before a thread is free, so that none idles until the
-            event loop has noticed it.
     """
 
     def __init__(
@@ -123,14 +127,15 @@ class FairPool:
         places: int,
         share: int,
         budget: PixelBudget | None = None,
-        ahead: int = 0,
     ) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
-        self._idle = threads + ahead
+        self._lock = threading.Lock()
+        self._idle = threads
         self._places = places
         self._share = share
         self._budget = budget
         self._queue = _FairQueue()
+        self._taken: deque[_Task] = deque()  # by threads that are about to wake
         self._closed = False
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float, pixels: int = 0) -> T:
@@ -149,77 +154,112 @@ class FairPool:
             QueueFull: Too much work waits already, of all clients or of this one.
             Draining: The pool is closed.
         """
-        if self._closed:
-            raise Draining("The service is shutting down. Send the image again.", retry_after=1)
+        self.require_place()
         if deadline_seconds <= 0:
             raise _too_late()
-        caller = CALLER.get(_NOBODY)
-        self._require_place(caller.client)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = _Task(work, pixels, caller, result)
-        self._queue.put(task)
-        self._start_next()
+        task = _Task(work, pixels, CALLER.get(_NOBODY), result)
+        with self._lock:
+            self._queue.put(task)
+        self._start()
         try:
-            return await asyncio.wait_for(result, deadline_seconds)
+            async with asyncio.timeout(deadline_seconds):
+                return await result
         except TimeoutError:
             raise _too_late() from None
         finally:
-            if task.future is not None:
-                task.future.cancel()
-            elif not self._closed:
-                self._queue.take(task)
-                self._queue.end(task, 0.0)
-                self._start_next()  # what waited behind it may fit into the budget
+            if self._give_up(task):
+                self._start()  # what waited behind it may fit into the budget
+            # A traceback holds this frame, and they would hold the exception that has it.
+            del task, result
 
     def close(self) -> None:
         """Accept no more work and drop what waits; does not wait for what runs."""
-        self._closed = True
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        for client in self._queue.clients.values():
-            for tasks in client.requests.values():
-                _cancel(task.result for task in tasks)
+        with self._lock:
+            self._closed = True
+            waiting = self._queue.waiting()
+        self._executor.shutdown(wait=False)
+        for task in waiting:
+            _call(task, task.result.cancel)
 
-    def _require_place(self, client: str) -> None:
-        mine = self._queue.count(client)
-        total = sum(one.count for one in self._queue.clients.values())
+    def require_place(self) -> None:
+        """Refuse what has no place now.
+
+        Raises:
+            QueueFull: As `run`.
+            Draining: As `run`.
+        """
+        if self._closed:
+            raise Draining("The service is shutting down. Send the image again.", retry_after=1)
+        with self._lock:
+            mine = self._queue.count(CALLER.get(_NOBODY).client)
+            total = sum(one.count for one in self._queue.clients.values())
         if mine >= self._share or total >= self._places:
             raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
 
-    def _start_next(self) -> None:
-        """Start work for as long as a thread is idle and the budget allows it."""
-        while self._idle and not self._closed and (task := self._queue.first()) is not None:
-            if self._budget is not None and not self._budget.take(task.pixels, self._start_next):
-                return
-            self._queue.take(task)
-            self._idle -= 1
-            task.started_at = time.monotonic()
-            task.future = self._executor.submit(task.work)
-            task.future.add_done_callback(partial(self._on_done, task.result.get_loop(), task))
+    def _start(self) -> None:
+        """Wake an idle thread for each piece of work that may run."""
+        with self._lock:
+            while self._idle and (task := self._take()) is not None:
+                self._idle -= 1
+                self._taken.append(task)
+                self._executor.submit(self._work)
 
-    def _on_done(self, loop: asyncio.AbstractEventLoop, task: _Task, done: "Future[Any]") -> None:
-        """Wake the loop once for the thread, the budget and the result."""
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(self._settle, task, done)
+    def _take(self) -> _Task | None:
+        """The next piece of work, if the budget allows it; under the lock."""
+        if self._closed or (task := self._queue.first()) is None:
+            return None
+        if self._budget is not None and not self._budget.take(task.pixels, self._start):
+            return None
+        self._queue.take(task)
+        return task
 
-    def _settle(self, task: _Task, done: "Future[Any]") -> None:
-        self._idle += 1
-        self._queue.end(task, time.monotonic() - task.started_at)
-        if self._budget is not None:
-            self._budget.give_back(task.pixels)
-        if task.result.done():
-            pass  # the caller has stopped waiting
-        elif done.cancelled():
-            task.result.cancel()
-        elif (error := done.exception()) is not None:
-            task.result.set_exception(error)
-        else:
-            task.result.set_result(done.result())
-        self._start_next()
+    def _give_up(self, task: _Task) -> bool:
+        """Remove work that has not started; whether there was any."""
+        with self._lock:
+            if task.is_waiting:
+                self._queue.take(task)
+                self._queue.end(task, 0.0)
+                return True
+        return False
+
+    def _work(self) -> None:
+        """Do a piece of work, and whatever waits after it; in a thread."""
+        task: _Task | None = self._taken.popleft()
+        while task is not None:
+            began = time.monotonic()
+            outcome = _outcome_of(task.work)
+            if self._budget is not None:
+                self._budget.give_back(task.pixels)
+            with self._lock:
+                self._queue.end(task, time.monotonic() - began)
+                following = self._take()
+                self._idle += following is None
+            _call(task, partial(_settle, task.result, *outcome))
+            del outcome  # so that no image stays in memory while the next is worked on
+            task = following
 
 
-def _cancel(results: Iterable["asyncio.Future[Any]"]) -> None:
-    for result in results:
-        result.cancel()
+def _outcome_of(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return work(), None
+    except BaseException as error:  # noqa: BLE001  the caller's to handle
+        return None, error
+
+
+def _settle(result: "asyncio.Future[Any]", value: object, error: BaseException | None) -> None:
+    if result.done():
+        return  # the caller has stopped waiting
+    if error is None:
+        result.set_result(value)
+    else:
+        result.set_exception(error)
+
+
+def _call(task: _Task, call: Callable[[], object]) -> None:
+    """Call on the event loop of the work's caller."""
+    with suppress(RuntimeError):  # the loop is closed
+        task.result.get_loop().call_soon_threadsafe(call)
 
 
 def _too_late() -> DeadlineExceeded:

@@ -5,7 +5,7 @@ response.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
@@ -25,7 +25,7 @@ from contracts.queue.redis_keys import QueueName
 from models.images.resize import default_resize
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_face_scope
+from service.auth.face_models import require_consents, require_face_scope
 from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.portraits import with_portraits
@@ -49,6 +49,9 @@ OutcomeT = TypeVar("OutcomeT", bound=ImageOutcome)
 
 class ImageRequest(Protocol[OutcomeT]):
     """A request that a version computes from images."""
+
+    @property
+    def services(self) -> Services: ...
 
     def choose(self) -> tuple[ServedVersion, int]: ...
 
@@ -81,6 +84,7 @@ async def compute_with_retry(
         network, current = request.choose()
         if current == version:
             return network, version, outcomes
+        await require_consents(request.services, network.manifest)
         version = current
 
 
@@ -140,8 +144,10 @@ class InferenceHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
+            await require_consents(self.services, network.manifest)
             queue = QueueName(network.name, version, self.params.operation)
             self.services.dispatcher.require_room(queue, self.deadline.at)
+            self.services.decoder.require_room()
             uploads = await self._uploads(network)
             return await while_connected(self.request, self._answer(network, version, uploads))
 
@@ -157,10 +163,11 @@ class InferenceHandler:
         """
         async with self.deadline.enforced():
             network, version = self.choose()
+            await require_consents(self.services, network.manifest)
             client = quota_key(self.request.scope)
             await self.services.job_queue.require_room_unread(self.params.operation, key, client)
             uploads = await self._uploads(network)
-            decoded = await while_connected(self.request, self._decode(network, uploads))
+            decoded = await while_connected(self.request, self.decode(network, uploads))
             params = repr(sorted(asdict(self.params).items()))
             digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
             return await self.services.job_queue.submit(
@@ -195,14 +202,19 @@ class InferenceHandler:
         Raises:
             OpsinError: The only image cannot be decoded, or the request failed as a whole.
         """
-        decoded = await self._decode(network, uploads)
-        pixels = [
-            upload.image.pixels for upload in decoded if not isinstance(upload.image, OpsinError)
-        ]
+        queue = QueueName(network.name, version, self.params.operation)
+        dispatcher, deadline = self.services.dispatcher, self.deadline.at
         replies: Sequence[Reply | OpsinError] = []
-        if pixels:
-            queue = QueueName(network.name, version, self.params.operation)
-            replies = await self.services.dispatcher.run(queue, pixels, deadline=self.deadline.at)
+        with dispatcher.place(queue, len(uploads), deadline) as place:
+            # An image that waits for one of the few places for large ones would keep others out.
+            decoded = await self.decode(network, uploads, when_slow=place.give_back)
+            pixels = [
+                upload.image.pixels
+                for upload in decoded
+                if not isinstance(upload.image, OpsinError)
+            ]
+            if pixels:
+                replies = await dispatcher.run(queue, pixels, deadline=deadline, place=place)
         remaining = iter(replies)
         return [
             VectorOutcome(
@@ -218,7 +230,16 @@ class InferenceHandler:
     async def _answer(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]
     ) -> InferenceResponse:
-        network, version, outcomes = await compute_with_retry(self, network, version, uploads)
+        return self.response_of(*await compute_with_retry(self, network, version, uploads))
+
+    def response_of(
+        self, network: ServedVersion, version: int, outcomes: Sequence[VectorOutcome]
+    ) -> InferenceResponse:
+        """The response from what became of each image.
+
+        Raises:
+            OpsinError: The only image has no result.
+        """
         replies = [outcome.reply for outcome in outcomes if isinstance(outcome.reply, Reply)]
         return InferenceResponse(
             model=network.name,
@@ -228,10 +249,19 @@ class InferenceHandler:
             timing_ms=timing_of(self.request, [outcome.decoded for outcome in outcomes], replies),
         )
 
-    async def _decode(
-        self, network: ServedVersion, uploads: Sequence[Upload]
+    async def decode(
+        self,
+        network: ServedVersion,
+        uploads: Sequence[Upload],
+        *,
+        when_slow: Callable[[], None] = lambda: None,
     ) -> list[DecodedUpload]:
         """All images, in order.
+
+        Args:
+            network: Whose input they become.
+            uploads: The images.
+            when_slow: See `service.inference.decoder.Decoder.decode`.
 
         Raises:
             OpsinError: The only image cannot be decoded, or the decoder failed the request.
@@ -242,6 +272,7 @@ class InferenceHandler:
             network=network,
             resize=self.params.resize,
             deadline=self.deadline,
+            when_slow=when_slow,
         )
         if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
             raise decoded[0].image

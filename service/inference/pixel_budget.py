@@ -4,11 +4,10 @@ A large image takes up to sixteen bytes a pixel while it is decoded or drawn on,
 file is. So neither the number of threads nor that of bytes bounds the memory, but this does.
 """
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 
 from contracts.errors import DeadlineExceeded
 
@@ -16,7 +15,7 @@ _WAIT_SECONDS = 60.0
 
 
 class PixelBudget:
-    """Shared by the threads and event loop of a process.
+    """Shared by the threads of a process.
 
     An image with more pixels than the whole budget runs alone, so that none is impossible.
 
@@ -28,20 +27,19 @@ class PixelBudget:
         self._pixels = pixels
         self._taken = 0
         self._freed = threading.Condition()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = []
+        self._waiting: list[Callable[[], None]] = []
 
     def take(self, pixels: int, when_freed: Callable[[], None]) -> bool:
         """Take pixels if there are enough; otherwise, `when_freed` is called once some are freed.
 
-        Call it on an event loop, which then calls `when_freed`.
+        It is called in the thread that frees them.
         """
         with self._freed:
             if self._fits(pixels):
                 self._taken += pixels
                 return True
-            entry = (asyncio.get_running_loop(), when_freed)
-            if entry not in self._waiting:
-                self._waiting.append(entry)
+            if when_freed not in self._waiting:
+                self._waiting.append(when_freed)
             return False
 
     def give_back(self, pixels: int) -> None:
@@ -50,9 +48,8 @@ class PixelBudget:
             self._taken -= pixels
             waiting, self._waiting = self._waiting, []
             self._freed.notify_all()
-        for loop, call in waiting:
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(call)
+        for call in waiting:
+            call()
 
     @contextmanager
     def held(self, pixels: int, *, seconds: float) -> Iterator[None]:

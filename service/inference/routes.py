@@ -6,15 +6,17 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.errors import ValidationFailed
 from contracts.inference.inference import InferenceResponse, Resize
 from contracts.jobs import Job
 from service.connections.fast_route import FastRoute
-from service.dependencies import ServicesDep
-from service.http.deadlines import DeadlineDep
+from service.dependencies import Services, ServicesDep
+from service.http.deadlines import Deadline, DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import RESPOND_ASYNC, JobKeyHeader, PrefersAsync
 from service.http.uploads import IMAGES_BODY
 from service.inference.handler import InferenceHandler, InferenceParams
+from service.inference.several import MAX_MODELS, SeveralModels, asked_models
 from service.openapi import examples
 
 router = APIRouter(tags=["Inference"], route_class=FastRoute)
@@ -50,8 +52,24 @@ class EmbedQuery(ModelQuery):
     )
 
 
-class ClassifyQuery(EmbedQuery):
-    """The model, its input, and the number of predictions."""
+class VectorQuery(EmbedQuery):
+    """One model or several, and how an image becomes their input."""
+
+    # A string in the document too, so that generated clients go on to take one. What is repeated
+    # is read by `asked_models`.
+    model: str | None = Field(
+        None,
+        min_length=1,
+        max_length=64,
+        description="The model's name. The default is the first model that is ready. Repeat the "
+        f"parameter to ask up to {MAX_MODELS} models about the same images; the answers are then "
+        "in `models`.",
+        examples=["squeezenet"],
+    )
+
+
+class ClassifyQuery(VectorQuery):
+    """The models, their input, and the number of predictions."""
 
     top_k: int = Field(
         5, ge=1, le=1000, description="The number of classes to return, at most all of them."
@@ -73,6 +91,7 @@ PROBLEMS = problem_responses(
     "bad_request",
     "model_not_found",
     "version_not_found",
+    "conflict",
     "idempotency_conflict",
     "payload_too_large",
     "unsupported_media_type",
@@ -118,10 +137,7 @@ async def classify(
     classified; if the only image cannot be read, the response is an error.
     """
     params = InferenceParams("classify", query.model, query.version, query.resize, query.top_k)
-    handler = InferenceHandler(services, request, params, deadline)
-    if deferred:
-        return job_accepted(await handler.submit_job(key))
-    return _json_response(await handler.answer())
+    return await _answer(request, params, deadline, services, key=key, deferred=deferred)
 
 
 @router.post(
@@ -140,7 +156,7 @@ async def classify(
 async def embed(
     *,
     request: Request,
-    query: Annotated[EmbedQuery, Query()],
+    query: Annotated[VectorQuery, Query()],
     deadline: DeadlineDep,
     deferred: PrefersAsync,
     services: ServicesDep,
@@ -151,6 +167,27 @@ async def embed(
     Similar images have similar embeddings. Errors are as in classification.
     """
     params = InferenceParams("embed", query.model, query.version, query.resize)
+    return await _answer(request, params, deadline, services, key=key, deferred=deferred)
+
+
+async def _answer(
+    request: Request,
+    params: InferenceParams,
+    deadline: Deadline,
+    services: Services,
+    *,
+    key: str | None,
+    deferred: bool,
+) -> Response:
+    """The response of one model or several, or the job that will have it."""
+    models = asked_models(request)
+    if len(models) > 1:
+        if deferred:
+            raise ValidationFailed(
+                "A job has one model. Send a request for each, or leave out 'Prefer'."
+            )
+        several = SeveralModels(services, request, models, params, deadline)
+        return _json_response(await several.answer())
     handler = InferenceHandler(services, request, params, deadline)
     if deferred:
         return job_accepted(await handler.submit_job(key))

@@ -17,7 +17,7 @@ from contracts.queue.redis_keys import QueueName
 from contracts.tracing.spans import span
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_face_scope
+from service.auth.face_models import require_consents, require_face_scope
 from service.dependencies import Services
 from service.faces.portraits import with_portraits
 from service.http.body import max_request_bytes, read_body
@@ -65,7 +65,9 @@ class TensorInference:
             ClientDisconnect: The client disconnected; its queued images are withdrawn.
         """
         async with self.deadline.enforced():
-            spec = self._spec(self._choose_any())
+            network = self._choose_any()
+            await require_consents(self.services, network.manifest)
+            spec = self._spec(network)
             body = await self._body(oip.max_body_bytes(spec))
             work = self._infer(body, json_length, spec)
             return await while_connected(self.request, work)
@@ -79,6 +81,7 @@ class TensorInference:
         """
         async with self.deadline.enforced():
             network = self._choose_any()
+            await require_consents(self.services, network.manifest)
             body = await self._body(max_request_bytes(self.services.settings))
             return await while_connected(self.request, self._predict(body, network))
 
@@ -190,6 +193,7 @@ class TensorInference:
             OpsinError: One operation, or one image of it, failed.
         """
         network, version = self._choose(operations[0])
+        await require_consents(self.services, network.manifest)
         for operation in operations[1:]:
             self.services.workers.choose(network.name, str(version), operation)
         tasks = [

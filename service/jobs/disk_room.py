@@ -10,8 +10,10 @@ from pathlib import Path
 from contracts.errors import DiskUnusable
 from contracts.jobs import PICTURE_KINDS, JobKind
 from contracts.settings import MIB, Settings
+from database.installation import require_mounted
 
 _SMALL = 16 * MIB  # what any job may write: progress, charts, images
+_INFER_KINDS = PICTURE_KINDS | {"classify", "embed"}
 
 
 def require_disk(settings: Settings, needed: int = 0) -> None:
@@ -33,15 +35,17 @@ def require_job_room(settings: Settings, kind: JobKind, size: int) -> None:
     """Check that the disk has room for a job's inputs.
 
     Any client with the scope `infer` may ask for images of hundreds of megabytes, which are kept
-    for a day. Such jobs leave room, without which nothing else could be written either.
+    for a day, or send such images in a few kilobytes. Their jobs leave room, without which nothing
+    else could be written either.
 
     Args:
         size: Bytes of the inputs.
 
     Raises:
-        DiskUnusable: The disk is full, or nearly so.
+        DiskUnusable: The disk is full, or nearly so, or not mounted.
     """
-    kept = settings.min_free_disk_bytes if kind in PICTURE_KINDS else 0
+    require_mounted(settings.home)
+    kept = settings.min_free_disk_bytes if kind in _INFER_KINDS else 0
     _require_free(settings, size + max(kept, _SMALL))
 
 

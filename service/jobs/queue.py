@@ -1,8 +1,9 @@
 """Accepts jobs: stores each one completely, then sends a task to a worker.
 
-There are two sorts. Images for a network wait in Redis and run on the inference workers. They are
-also stored in the job's folder, as an accepted job must survive the loss of Redis. All other jobs
-run in their own process (`workers.jobs.child`); their input is only in the job's folder.
+There are two sorts. Images for a network run on the inference workers. They are stored in the job's
+folder, as an accepted job must survive the loss of Redis; those of small jobs also wait in Redis,
+which is faster. All other jobs run in their own process (`workers.jobs.child`); their input is only
+in the job's folder.
 
 The order matters. A request for which there is no room is refused before anything is done for it.
 Then the input is stored, under a new id; then the row, which makes the job exist; then the task is
@@ -29,13 +30,15 @@ from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, Pixels, pack_bundle
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.tracing.origin import current_origin
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
+from models.store.store import Store
+from service.auth.job_scopes import scopes_of_request
 from service.jobs.disk_room import require_job_room
 from service.periodic import PeriodicTask
 from service.threads import run_in_threadpool
@@ -46,6 +49,7 @@ _CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
 _MAX_UNREAD = 16  # notifications of one queue; each wakes one job worker
+_MAX_REDIS_BYTES = MIB  # of a job: 32 images of 20 kB may be a hundred times that when decoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ class JobQueue:
         jobs: The table of jobs.
         leases: The leases of job workers, for the periodic check.
         files: Inputs and artifacts of jobs.
+        store: The versions that jobs use; those that recognize people need a scope of their own.
         settings: Limits.
     """
 
@@ -85,6 +90,7 @@ class JobQueue:
         leases: Leases,
         *,
         files: JobFiles,
+        store: Store,
         settings: Settings,
     ) -> None:
         self._client = client
@@ -92,6 +98,7 @@ class JobQueue:
         self._jobs = jobs
         self._leases = leases
         self._files = files
+        self._versions = store
         self._settings = settings
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
@@ -137,11 +144,12 @@ class JobQueue:
         Raises:
             QueueFull: There are too many unfinished jobs.
             IdempotencyConflict: The key was used for another request.
+            DiskUnusable: The disk is full, or nearly so.
             Unavailable: Redis, the disk or the database does not answer.
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
-        await self._store(job_id, items)
+        await self._store(job_id, kind, items)
         full_request = request | {
             "model": network,
             "version": version,
@@ -269,10 +277,11 @@ class JobQueue:
             idempotency=_key_of(kind, idempotency),
             job_id=job_id,
             client=client,
+            scopes=scopes_of_request(kind, request, self._versions),
             origin=current_origin(),
         )
 
-    async def _store(self, job_id: str, items: Sequence[JobItem]) -> None:
+    async def _store(self, job_id: str, kind: JobKind, items: Sequence[JobItem]) -> None:
         """Store the pixels until the job is finished, or until its retention ends."""
         packed = [
             Item(bytes(16), 0, 0, "", item.content).pack()
@@ -281,8 +290,12 @@ class JobQueue:
         ]
         if not packed:
             return
+        size = sum(map(len, packed))
+        await run_in_threadpool(require_job_room, self._settings, kind, size)
         inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)}
         await run_in_threadpool(self._files.store_inputs, job_id, inputs)
+        if size > _MAX_REDIS_BYTES:
+            return
         try:
             pipe = self._client.pipeline()
             pipe.rpush(redis_keys.job_input(job_id), *packed)

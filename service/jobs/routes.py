@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import FINISHED, Job, JobKind, JobState
 from contracts.pages import Page, PageCursor, PageLimit
-from service.auth.principal import principal_of, quota_key
-from service.auth.scopes import scope_of_job
-from service.dependencies import ServicesDep
+from service.auth.job_scopes import may_read, require_job
+from service.auth.principal import Principal, principal_of, quota_key
+from service.dependencies import Services, ServicesDep
 from service.http.errors import NoContentError, problem_responses
 from service.http.files import file_responses
 from service.http.responses import artifact_response
@@ -41,10 +41,14 @@ async def _readable_job(request: Request, job_id: JobId, services: ServicesDep) 
 
     Raises:
         JobNotFound: There is no such job.
-        Forbidden: The key lacks the scope for jobs of that kind.
+        Forbidden: The key lacks a scope that the job's request needed.
     """
-    job = await run_in_threadpool(services.jobs.get, job_id)
-    principal_of(request).require(scope_of_job(job.kind))
+    return await run_in_threadpool(_read, services, principal_of(request), job_id)
+
+
+def _read(services: Services, principal: Principal, job_id: str) -> Job:
+    job = services.jobs.get(job_id)
+    require_job(principal, job, services.jobs, services.store)
     return job
 
 
@@ -104,15 +108,13 @@ async def list_jobs(
     request: Request, query: Annotated[JobsQuery, Query()], services: ServicesDep
 ) -> Page[Job]:
     """All stored jobs that the key may read, newest first."""
-    page = await run_in_threadpool(
-        services.jobs.list,
-        kind=query.kind,
-        state=query.state,
-        limit=query.limit,
-        cursor=query.cursor,
-    )
-    principal = principal_of(request)
-    visible = [job for job in page.items if principal.may(scope_of_job(job.kind))]
+    return await run_in_threadpool(_page, services, principal_of(request), query)
+
+
+def _page(services: Services, principal: Principal, query: JobsQuery) -> Page[Job]:
+    jobs = services.jobs
+    page = jobs.list(kind=query.kind, state=query.state, limit=query.limit, cursor=query.cursor)
+    visible = [job for job in page.items if may_read(principal, job, jobs, services.store)]
     return Page(items=visible, next_cursor=page.next_cursor)
 
 

@@ -66,9 +66,16 @@ class KeepRoute:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            scope["state"]["routed"] = scope
-        await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        state = scope["state"]
+        state["routed"] = scope
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            # Not the scope, which only the garbage collector would free.
+            state["routed"] = {"route": scope.get("route")}
 
 
 class _Request:
@@ -93,15 +100,18 @@ class _Request:
         code = "" if status < 400 else code_of(self._state, status)
         if status == 429:
             metrics.inc("refused_requests_total", code)
-        for name, labels, by in self.record.counts:
-            metrics.inc(name, *labels, by=by)
-        if self.record.operation is not None:
-            self._count_inference(seconds, code)
+        for record in (self.record, *self.record.parts):
+            for name, labels, by in record.counts:
+                metrics.inc(name, *labels, by=by)
+        for record in self.record.asked:
+            self._count_inference(record, seconds, *(record.failure or (status, code)))
 
-    def _count_inference(self, seconds: float, code: str) -> None:
-        record, metrics = self.record, self._metrics
+    def _count_inference(
+        self, record: RequestRecord, seconds: float, status: int, code: str
+    ) -> None:
+        metrics = self._metrics
         queue = (record.model, record.version, record.operation or "")
-        outcome = "success" if self.status < 400 else _OUTCOMES.get(self.status, "error")
+        outcome = "success" if status < 400 else _OUTCOMES.get(status, "error")
         metrics.inc("requests_total", *queue, outcome, code)
         metrics.observe("request_seconds", seconds, *queue)
         for decoding, error in record.decoded:

@@ -26,6 +26,8 @@ class RequestRecord:
         answered: For each image that was sent to a worker, the code of its error or "".
         render_seconds: How long drawing took.
         counts: Other counters to increase, each with its labels and by how much.
+        parts: Of a request for several models, what is counted for each in place of this.
+        failure: The status and the code of a part that failed, though the request did not.
     """
 
     operation: str | None = None
@@ -35,6 +37,8 @@ class RequestRecord:
     answered: list[str] = field(default_factory=list)
     render_seconds: float | None = None
     counts: list[tuple[str, tuple[str, ...], float]] = field(default_factory=list)
+    parts: "list[RequestRecord]" = field(default_factory=list)
+    failure: tuple[int, str] | None = None
 
     def chosen(self, operation: str, model: str = "", version: int | None = None) -> None:
         """A version was chosen, or could not be."""
@@ -50,6 +54,15 @@ class RequestRecord:
     def replied(self, replies: Sequence[Reply | OpsinError]) -> None:
         """The replies to the images have come."""
         self.answered += [reply.code if isinstance(reply, OpsinError) else "" for reply in replies]
+
+    @property
+    def asked(self) -> "list[RequestRecord]":
+        """What was asked: each of several models, this one, or nothing."""
+        return [one for one in self.parts or [self] if one.operation is not None]
+
+    def failed(self, status: int, code: str) -> None:
+        """This part of a request has no answer."""
+        self.failure = status, code
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         """Increase a counter when the request is counted."""

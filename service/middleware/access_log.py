@@ -86,15 +86,18 @@ class AccessLog:
 
 
 def _served(scope: Scope) -> dict[str, str]:
-    """The model, version and operation of an inference request, and the code of an error."""
+    """The model, version and operation of an inference request, and the code of an error.
+
+    Several models and versions are separated by commas.
+    """
     state = scope.get("state", {})
     record = state.get("record")
     fields = {"code": state.get("error_code")}
-    if record is not None and record.operation is not None:
+    if record is not None and record.asked:
         fields |= {
-            "model": record.model,
-            "version": record.version,
-            "operation": record.operation,
+            "model": ",".join(one.model for one in record.asked),
+            "version": ",".join(one.version for one in record.asked),
+            "operation": record.asked[0].operation,
         }
     return {name: value for name, value in fields.items() if value}
 

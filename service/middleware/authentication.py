@@ -9,6 +9,7 @@ import ipaddress
 import itertools
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -264,6 +265,7 @@ def _sign_of_proxy(version: str, sent: dict[bytes, str]) -> str | None:
     return "HTTP/1.0 and Connection: close, as of nginx" if version == "1.0" and closes else None
 
 
+@lru_cache(64)
 def _is_loopback(url: str) -> bool:
     try:
         host = urlsplit(url).hostname or ""

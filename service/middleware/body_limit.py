@@ -6,19 +6,26 @@ the same problem response as all other errors.
 JSON has a limit of its own. The framework parses it on the event loop, into objects that take many
 times as much memory: what is harmless as a form of images would stop everyone for minutes. Only
 tensors, which are read in another way (`service.protocols.tensor_json`), are JSON and large.
+
+The number of its values is limited as well, and that of the parameters in a URL: for each that is
+wrong the framework makes an error, on the event loop, and nobody reads more than a hundred.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from contracts.errors import PayloadTooLarge
+from contracts.errors import BadRequest, PayloadTooLarge
 from service.http.body import is_json
 from service.http.errors import problem_response
 
 MAX_JSON_BYTES = 1024 * 1024
+MAX_JSON_VALUES = 10_000
+# Commas are counted, also those in names: 10,000 groups of "Doe, John" and "over 40, Dublin".
+_PATH_VALUES = {"/v1/faces/calibrations": 4 * MAX_JSON_VALUES}
+MAX_PARAMETERS = 1000
 _TENSOR_PATHS = (":predict", "/infer")
 
 
@@ -42,21 +49,33 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        limit, error = self._path_limits.get(scope["path"], self._limit), _error
-        if _is_plain_json(scope["path"], headers):
-            limit, error = min(limit, MAX_JSON_BYTES), _json_error
-        declared = headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) > limit:
+        if scope.get("query_string", b"").count(b"&") >= MAX_PARAMETERS:
+            refusal = BadRequest(f"A URL may have {MAX_PARAMETERS:,} parameters; send fewer.")
+            await problem_response(Request(scope), refusal)(scope, receive, send)
+            return
+        # On the raw lower-case bytes, as this runs for every request; the first of each counts.
+        headers = dict(reversed(scope["headers"]))
+        is_plain = _is_plain_json(scope["path"], headers.get(b"content-type", b""))
+        limit = self._path_limits.get(scope["path"], self._limit)
+        error: Callable[[int], PayloadTooLarge] = _error
+        max_values = MAX_JSON_VALUES
+        if is_plain:
+            limit = min(limit, MAX_JSON_BYTES)
+            max_values = _PATH_VALUES.get(scope["path"], MAX_JSON_VALUES)
+            error = partial(_json_error, max_values=max_values)
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > limit:
             await problem_response(Request(scope), error(limit))(scope, receive, send)
             return
-        read = 0
+        read = values = 0
 
         async def counted() -> Message:
-            nonlocal read
+            nonlocal read, values
             message = await receive()
-            read += len(message.get("body", b""))
-            if read > limit:
+            body = message.get("body", b"")
+            read += len(body)
+            values += body.count(b",") if is_plain else 0
+            if read > limit or values > max_values:
                 raise error(limit)
             return message
 
@@ -67,14 +86,14 @@ def _error(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"A request may have {limit} bytes; send fewer images in it.")
 
 
-def _is_plain_json(path: str, headers: Headers) -> bool:
+def _is_plain_json(path: str, content_type: bytes) -> bool:
     """Whether a body is JSON and no tensor."""
-    content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    return is_json(content_type) and not path.endswith(_TENSOR_PATHS)
+    media_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
+    return is_json(media_type) and not path.endswith(_TENSOR_PATHS)
 
 
-def _json_error(limit: int) -> PayloadTooLarge:
+def _json_error(limit: int, *, max_values: int) -> PayloadTooLarge:
     return PayloadTooLarge(
-        f"A JSON body may have {limit:,} bytes here. Send images as they are: as the body with "
-        "their own type, or as a file of a form."
+        f"A JSON body may have {limit:,} bytes and {max_values:,} values here. Send images as they "
+        "are: as the body with their own type, or as a file of a form."
     )

@@ -5,19 +5,20 @@ lines then name the trace, and the response carries the header with an id for th
 that of its span if the request is traced.
 """
 
-import secrets
 import time
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.random_bytes import random_hex
 from contracts.tracing.origin import REQUEST_ID, Origin, TraceContext, set_origin
 from contracts.tracing.spans import is_tracing, within
 from service.middleware.request_span import begin_span, describe
 
 HEADER = "X-Request-Id"
-TRACE_HEADER = "traceparent"
+_ID = HEADER.lower().encode()
+_TRACE = b"traceparent"
+_NAMES = frozenset({_ID, _TRACE})
 
 
 class RequestId:
@@ -33,19 +34,19 @@ class RequestId:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        sent = headers.get(HEADER, "")
-        request_id = sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        # On the raw lower-case bytes, as this runs for every request.
+        sent = [item for item in scope["headers"] if item[0] in _NAMES]
+        request_id = _id_of(sent) or random_hex(16)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["arrived"] = time.monotonic()
-        sent_trace = _trace_of(headers)
+        sent_trace = _trace_of(sent)
         part = begin_span(scope, sent_trace) if is_tracing() else None
         trace = _own_part(sent_trace) if part is None else part.context
         set_origin(Origin(request_id, trace))
-        added, context = {HEADER: request_id}, {"request_id": request_id}
+        added, context = [(_ID, request_id.encode())], {"request_id": request_id}
         if trace is not None:
-            added[TRACE_HEADER] = trace.header
+            added.append((_TRACE, trace.header.encode()))
             context |= {"trace_id": trace.trace_id, "span_id": trace.span_id}
         status: int | None = None
 
@@ -53,9 +54,7 @@ class RequestId:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                response_headers = MutableHeaders(scope=message)
-                for name, value in added.items():
-                    response_headers[name] = value
+                message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
         with structlog.contextvars.bound_contextvars(**context):
@@ -69,11 +68,17 @@ class RequestId:
                     describe(part, scope, status)
 
 
-def _trace_of(headers: Headers) -> TraceContext | None:
+def _id_of(sent: list[tuple[bytes, bytes]]) -> str | None:
+    """The first id that the client has sent; None if it is not safe to echo."""
+    first = next((value.decode("latin-1") for name, value in sent if name == _ID), "")
+    return first if REQUEST_ID.fullmatch(first) else None
+
+
+def _trace_of(sent: list[tuple[bytes, bytes]]) -> TraceContext | None:
     """The trace that the client has begun; None without a valid header, of which one is allowed."""
-    sent = headers.getlist(TRACE_HEADER)
-    return TraceContext.parse(sent[0]) if len(sent) == 1 else None
+    traces = [value.decode("latin-1") for name, value in sent if name == _TRACE]
+    return TraceContext.parse(traces[0]) if len(traces) == 1 else None
 
 
 def _own_part(sent: TraceContext | None) -> TraceContext | None:
-    return None if sent is None else TraceContext(sent.trace_id, secrets.token_hex(8), sent.flags)
+    return None if sent is None else TraceContext(sent.trace_id, random_hex(8), sent.flags)

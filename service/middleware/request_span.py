@@ -49,11 +49,13 @@ def describe(part: Span, scope: Scope, status: int | None) -> None:
         part.name(_name(scope["method"], template))
         part.set(http__route=template)
     record = state.get("record")
-    if record is not None and record.operation is not None:
+    asked = [] if record is None else record.asked
+    if asked:
+        names, version = ",".join(one.model for one in asked), asked[0].version
         part.set(
-            opsin__operation=record.operation,
-            **({"opsin__model": record.model} if record.model else {}),
-            **({"opsin__version": int(record.version)} if record.version else {}),
+            opsin__operation=asked[0].operation,
+            **({"opsin__model": names} if names.strip(",") else {}),
+            **({"opsin__version": int(version)} if version and len(asked) == 1 else {}),
         )
     if status is not None:
         part.set(http__response__status_code=status)

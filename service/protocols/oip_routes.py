@@ -50,6 +50,7 @@ _REFUSED = problem_responses(
     "model_not_found",
     "version_not_found",
     "payload_too_large",
+    "conflict",
     "unsupported_media_type",
     "validation_error",
     "queue_full",

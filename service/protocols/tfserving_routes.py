@@ -41,6 +41,7 @@ _PREDICTED: dict[int | str, dict[str, Any]] = {
         "model_not_found",
         "version_not_found",
         "payload_too_large",
+        "conflict",
         "unsupported_media_type",
         "validation_error",
         "invalid_image",

@@ -20,6 +20,7 @@ from service.queue.turns import ALTERNATING
 _NEWCOMER_SHARE = 8  # one in so many places is what a client without any may take beyond the limit
 _MOST_OF_LIMIT = 2  # so many times the limit are in progress at most
 _MAX_RETRY_SECONDS = 60.0
+_NO_CLIENTS: Counter[str] = Counter()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Admission:
 
     def in_progress(self, queue: QueueName) -> int:
         """How many images, of all clients."""
-        return self._in_progress.get(queue, Counter()).total()
+        return self._in_progress.get(queue, _NO_CLIENTS).total()
 
     def require_room(
         self, queue: QueueName, rate: float | None, seconds: float = math.inf, client: str = ""
@@ -72,12 +73,13 @@ class Admission:
         seconds: float = math.inf,
         client: str = "",
     ) -> Iterator[bool]:
-        """Reserve room for `count` images; yields whether it is beyond the limit.
+        """Reserve room for `count` images; yields whether the limit does not apply to them.
 
         A request with more images than the limit is admitted if nothing else is in progress. A
         request whose time will be over before its turn comes is refused at once, at no cost to
         the others. A client with nothing in progress is admitted with a few images although the
-        others have filled the queue, up to twice the limit.
+        others have filled the queue, up to twice the limit; perhaps through another API process,
+        of which only Redis knows.
 
         Args:
             queue: Where they go.
@@ -89,11 +91,11 @@ class Admission:
         Raises:
             QueueFull: There is no room, or not enough time.
         """
-        is_beyond = self._require(queue, client, count, rate, seconds)
+        may_exceed = self._require(queue, client, count, rate, seconds)
         in_progress = self._in_progress.setdefault(queue, Counter())
         in_progress[client] += count
         try:
-            yield is_beyond
+            yield may_exceed
         finally:
             in_progress[client] -= count
             if not in_progress[client]:
@@ -102,7 +104,7 @@ class Admission:
     def _require(
         self, queue: QueueName, client: str, count: int, rate: float | None, seconds: float
     ) -> bool:
-        by_client = self._in_progress.get(queue, Counter())
+        by_client = self._in_progress.get(queue, _NO_CLIENTS)
         total, mine, limit = by_client.total(), by_client[client], self._limits.limit(queue)
         ahead = total
         if queue.operation in ALTERNATING:  # each client waits for its own, as often as others do
@@ -118,7 +120,7 @@ class Admission:
         too_late = rate is not None and ahead > rate * seconds
         if total and ((too_many and not may_exceed) or too_late):
             raise queue_full(total, rate)
-        return bool(total) and too_many
+        return may_exceed
 
 
 def queue_full(depth: int, rate: float | None) -> QueueFull:

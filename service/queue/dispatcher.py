@@ -5,20 +5,28 @@ A Celery task wakes a worker for each turn of a queue; the images travel through
 
 import asyncio
 import math
-import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 
 import structlog
 from celery import Celery
 from redis.exceptions import RedisError
 
-from contracts.errors import DeadlineExceeded, InternalError, NoWorker, OpsinError, error_of
+from contracts.errors import (
+    DeadlineExceeded,
+    InternalError,
+    NoWorker,
+    OpsinError,
+    QueueFull,
+    error_of,
+)
 from contracts.queue import redis_keys
-from contracts.queue.messages import ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.messages import ID_LENGTH, IMAGE_ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
+from contracts.queue.redis_keys import QueueGroup, QueueName
+from contracts.random_bytes import random_bytes
 from contracts.tracing.attributes import attributes_of
 from contracts.tracing.origin import NO_ORIGIN, Origin, current_origin
 from contracts.tracing.spans import current_span, span
@@ -26,7 +34,7 @@ from models.catalog import queue_of
 from service.inference.fair_pool import CALLER
 from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
-from service.queue.client import QueueClient, redis_required
+from service.queue.client import Push, QueueClient, redis_required
 from service.queue.replies import Replies
 from service.queue.turns import ALTERNATING, Turns, slice_size
 from service.queue.workers import WorkerRegistry
@@ -44,26 +52,50 @@ class BatchTaskSender:
         self._celery = celery
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="celery-publish")
 
-    async def send(self, queue: QueueName) -> None:
-        """Have a worker process what waits in a queue.
+    async def send(self, queue: QueueName, group: QueueGroup | None = None) -> None:
+        """Have a worker process what waits.
+
+        Args:
+            queue: What to process.
+            group: What to process in place of the queue, which is one of its own.
 
         Raises:
             Unavailable: The broker does not answer.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._publish, queue)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._publish, queue, group)
 
-    def _publish(self, queue: QueueName) -> None:
+    def _publish(self, queue: QueueName, group: QueueGroup | None) -> None:
         with redis_required():
             # Without `expires`, which the worker would compare with its own host's clock. A task
             # that comes late finds an empty queue, and few are sent: one at a time per queue.
             self._celery.send_task(
                 redis_keys.TASK_BATCH,
-                args=[queue.model, queue.version, queue.operation],
+                args=redis_keys.batch_args(queue, group),
                 queue=queue_of(queue.model),
             )
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(slots=True)
+class Place:
+    """Room in a queue for the images of a request; see `Dispatcher.place`.
+
+    Attributes:
+        may_exceed: Whether the queue's limit does not apply to them.
+        is_held: Whether it was not given back.
+    """
+
+    may_exceed: bool
+    _release: Callable[[], None]
+    is_held: bool = True
+
+    def give_back(self) -> None:
+        """Let others have it; what is run with it is then admitted anew."""
+        self.is_held = False
+        self._release()
 
 
 class Dispatcher:
@@ -99,6 +131,23 @@ class Dispatcher:
             queue, self._workers.rate(queue), self._seconds(deadline), _client()
         )
 
+    @contextmanager
+    def place(self, queue: QueueName, count: int, deadline: float) -> Iterator[Place]:
+        """Reserve room for images that are yet to be decoded, so that none is decoded in vain.
+
+        Args:
+            queue: Where they will go.
+            count: How many.
+            deadline: As for `run`, to which the place is passed.
+
+        Raises:
+            QueueFull: As `run`.
+        """
+        rate, seconds = self._workers.rate(queue), self._seconds(deadline)
+        with ExitStack() as stack:
+            permit = self._admission.permit(queue, count, rate, seconds, _client())
+            yield Place(stack.enter_context(permit), stack.close)
+
     async def run(
         self,
         queue: QueueName,
@@ -107,6 +156,7 @@ class Dispatcher:
         deadline: float,
         classes: Sequence[int] | None = None,
         note: bytes = b"",
+        place: Place | None = None,
     ) -> list[Reply | OpsinError]:
         """The answer to each image, in order: a reply, or the error of that image alone.
 
@@ -116,6 +166,7 @@ class Dispatcher:
             deadline: `time.monotonic()` seconds by which all answers must have arrived.
             classes: For explanations, the class to explain in each image.
             note: For explanations, what is asked for; see `contracts.queue.explain_messages`.
+            place: The room that was reserved for them; None to reserve it now.
 
         Raises:
             QueueFull: There is no room; `retry_after` says when there will be.
@@ -125,10 +176,98 @@ class Dispatcher:
         """
         record = current_record()
         record.sent(queue)
-        with span("infer", **attributes_of(queue, len(images))):
-            checked = await self._infer(queue, images, deadline, classes, note)
+        with span("infer", **attributes_of(queue, len(images))), ExitStack() as stack:
+            if place is None or not place.is_held:
+                place = stack.enter_context(self.place(queue, len(images), deadline))
+            checked = await self._infer(queue, images, deadline, classes, note, place=place)
         record.replied(checked)
         return checked
+
+    async def run_together(
+        self, images: Sequence[tuple[QueueName, Sequence[Pixels]]], *, deadline: float
+    ) -> list[list[Reply | OpsinError] | OpsinError]:
+        """The answers of several versions, which a worker computes in one pass if it can.
+
+        Args:
+            images: For each queue of `classify` or `embed`, the images. What is one object in
+                several of them is one image.
+            deadline: As for `run`.
+
+        Returns:
+            For each queue, what `run` would have returned or raised.
+
+        Raises:
+            OpsinError: As `run`, if that concerns all queues.
+        """
+        answers: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
+        pushes: list[Push] = []
+        with span("infer", opsin__models=len(images)), ExitStack() as permits:
+            seconds, origin = deadline - time.monotonic(), self._origin()
+            image_ids: dict[int, bytes] = {}
+            for place, (queue, own) in enumerate(images):
+                rate, usable = self._workers.rate(queue), self._seconds(deadline)
+                permit = self._admission.permit(queue, len(own), rate, usable, _client())
+                try:
+                    may_exceed = permits.enter_context(permit)
+                except QueueFull as error:
+                    answers[queue] = error
+                    continue
+                items = [
+                    replace(
+                        self._item(image, seconds, TOP_CLASS, b"", origin),
+                        id=image_ids.setdefault(id(image), random_bytes(IMAGE_ID_LENGTH))
+                        + place.to_bytes(ID_LENGTH - IMAGE_ID_LENGTH, "little"),
+                    )
+                    for image in own
+                ]
+                group, shared = self._workers.group(queue), self._workers.read_shared_pixels
+                pushes.append(Push(queue, items, may_exceed, group, shared))
+            try:
+                answers |= await self._answers_to(pushes, deadline)
+            finally:
+                self._stop_waiting([item for push in pushes for item in push.items], seconds)
+        return [answers[queue] for queue, _ in images]
+
+    async def _answers_to(
+        self, pushes: Sequence[Push], deadline: float
+    ) -> dict[QueueName, list[Reply | OpsinError] | OpsinError]:
+        """Push items to several queues and await their replies."""
+        if not pushes:
+            return {}
+        futures = {
+            push.queue: [self._replies.expect(item, push.queue) for item in push.items]
+            for push in pushes
+        }
+        try:
+            async with asyncio.timeout_at(_loop_time(deadline)):
+                answers = await self._push_together(pushes, deadline - time.monotonic())
+        except TimeoutError:
+            raise self._too_late(pushes[0].queue) from None
+        waiting = [one for queue in futures.keys() - answers.keys() for one in futures[queue]]
+        if waiting:
+            await asyncio.wait(waiting, timeout=deadline - time.monotonic())
+        for queue in futures.keys() - answers.keys():
+            done = all(future.done() for future in futures[queue])
+            answers[queue] = (
+                [_checked(future.result(), queue.version) for future in futures[queue]]
+                if done
+                else self._too_late(queue)
+            )
+        return answers
+
+    async def _push_together(
+        self, pushes: Sequence[Push], seconds: float
+    ) -> dict[QueueName, list[Reply | OpsinError] | OpsinError]:
+        """Push to several queues; return the errors of those that had no room."""
+        with redis_required():
+            results = await self._queues.push_together(pushes, seconds=seconds)
+        errors: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
+        for push, result in zip(pushes, results, strict=True):
+            if result.must_schedule:
+                await self._tasks.send(push.queue, push.group)
+            if not result.accepted:
+                errors[push.queue] = queue_full(result.depth, self._workers.rate(push.queue))
+        return errors
 
     async def _infer(
         self,
@@ -137,27 +276,23 @@ class Dispatcher:
         deadline: float,
         classes: Sequence[int] | None,
         note: bytes,
+        *,
+        place: Place,
     ) -> list[Reply | OpsinError]:
         """As `run`."""
-        rate, seconds = self._workers.rate(queue), self._seconds(deadline)
-        with self._admission.permit(queue, len(images), rate, seconds, _client()) as is_beyond:
-            seconds = deadline - time.monotonic()
-            origin = self._origin()
-            items = [
-                self._item(image, seconds, class_index, note, origin)
-                for image, class_index in zip(
-                    images, classes or [TOP_CLASS] * len(images), strict=True
-                )
-            ]
-            try:
-                if queue.operation in ALTERNATING:
-                    replies = await self._run_in_turns(queue, items, deadline, admitted=is_beyond)
-                else:
-                    replies = await self._run_slice(queue, items, deadline, admitted=is_beyond)
-            except TimeoutError:
-                raise self._too_late(queue) from None
-            finally:
-                self._stop_waiting(items, seconds)
+        seconds = deadline - time.monotonic()
+        origin = self._origin()
+        items = [
+            self._item(image, seconds, class_index, note, origin)
+            for image, class_index in zip(images, classes or [TOP_CLASS] * len(images), strict=True)
+        ]
+        run = self._run_in_turns if queue.operation in ALTERNATING else self._run_slice
+        try:
+            replies = await run(queue, items, deadline, admitted=place.may_exceed)
+        except TimeoutError:
+            raise self._too_late(queue) from None
+        finally:
+            self._stop_waiting(items, seconds)
         return [_checked(reply, queue.version) for reply in replies]
 
     async def _run_in_turns(
@@ -216,7 +351,7 @@ class Dispatcher:
     ) -> Item:
         now = self._workers.clock()
         return Item(
-            secrets.token_bytes(ID_LENGTH),
+            random_bytes(ID_LENGTH),
             now + seconds,
             now,
             self._replies.key,
@@ -229,12 +364,20 @@ class Dispatcher:
     async def _push(
         self, queue: QueueName, items: Sequence[Item], seconds: float, *, admitted: bool
     ) -> None:
+        group = self._workers.group(queue)
         with redis_required():
-            push = await self._queues.push(queue, items, seconds=seconds, admitted=admitted)
+            push = await self._queues.push(
+                queue,
+                items,
+                seconds=seconds,
+                admitted=admitted,
+                group=group,
+                shared=self._workers.read_shared_pixels,
+            )
+        if push.must_schedule:
+            await self._tasks.send(queue, group)
         if not push.accepted:
             raise queue_full(push.depth, self._workers.rate(queue))
-        if push.must_schedule:
-            await self._tasks.send(queue)
 
     def _too_late(self, queue: QueueName) -> OpsinError:
         if not self._workers.workers:

@@ -1,5 +1,7 @@
 """Once a second, re-schedules queues without a task and re-queues the claims of dead workers.
 
+Also what a living worker has claimed without having received it.
+
 So a lost task, a killed worker or a restarted Redis costs a second instead of the deadline.
 """
 
@@ -62,9 +64,13 @@ class Recovery:
         self._known = alive
         for worker_id in alive & self._lost.keys():
             self._clear_lost(worker_id)
-        for queue in {item.queue for item in self._replies.pending.values()}:
-            if await self._queues.schedule_if_idle(queue):
-                await self._tasks.send(queue)
+        await self._requeue_missing(alive)
+        # Also those whose images nobody waits for any more: they would keep others out.
+        waiting = {item.queue for item in self._replies.pending.values()} | self._workers.waiting
+        for queue in waiting:
+            group = self._workers.group(queue)
+            if await self._queues.schedule_if_idle(queue, group):
+                await self._tasks.send(queue, group)
 
     async def _recover(self, worker_id: str) -> None:
         """Queue again what a lost worker had taken and not answered."""
@@ -78,6 +84,18 @@ class Recovery:
             await self._retry(pending)
             await self._queues.release(worker_id, [pending.item.id])
         self._lost[worker_id] = {pending.item.id for pending in items}
+
+    async def _requeue_missing(self, alive: set[str]) -> None:
+        """Queue again what has left its queue and reached no worker; that counts no attempt."""
+        for worker_id, ids in (await self._queues.lost(alive)).items():
+            items = [item for item_id in ids if (item := self._replies.pending.get(item_id))]
+            if not items:
+                continue
+            log.warning("images_missing", worker=worker_id, images=len(items))
+            self._metrics.inc("requeued_images_total", by=len(items))
+            await self._queues.release(worker_id, [pending.item.id for pending in items])
+            for pending in items:
+                await self._push(pending)
 
     def _clear_lost(self, worker_id: str) -> None:
         """Do not count the attempts of a worker that turns out to be alive.
@@ -122,8 +140,9 @@ class Recovery:
 
     async def _push(self, pending: PendingItem) -> None:
         seconds = max(1.0, pending.item.deadline - pending.item.enqueued)
+        group = self._workers.group(pending.queue)
         push = await self._queues.push(
-            pending.queue, [pending.item], seconds=seconds, admitted=True
+            pending.queue, [pending.item], seconds=seconds, admitted=True, group=group
         )
         if push.must_schedule:
-            await self._tasks.send(pending.queue)
+            await self._tasks.send(pending.queue, group)

@@ -2,15 +2,17 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import cast
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, MalformedMessageError, Reply
 from contracts.queue.redis_keys import QueueName
+from contracts.queue.shared_pixels import SharedPixels
 from service.periodic import PeriodicTask
+from service.queue.pipelining import PipelinedConnection
 
 log = structlog.get_logger()
 
@@ -33,13 +35,16 @@ class Replies:
     Args:
         client: A connection that nothing else uses, for it blocks.
         api_id: Names this process's list.
+        pixels: Contains the pixels of pending items, until they are no longer pending.
 
     Attributes:
         pending: The images without a reply yet, by id.
     """
 
-    def __init__(self, client: Redis, api_id: str) -> None:
+    def __init__(self, client: Redis, api_id: str, pixels: SharedPixels | None = None) -> None:
         self._client = client
+        self._pipelined = PipelinedConnection(client)
+        self._pixels = pixels
         self.key = redis_keys.replies(api_id)
         self.pending: dict[bytes, PendingItem] = {}
         self._receiver = PeriodicTask(
@@ -59,20 +64,28 @@ class Replies:
         return future
 
     def forget(self, item_id: bytes) -> None:
-        self.pending.pop(item_id, None)
+        self._remove(item_id)
 
     def deliver(self, reply: Reply) -> None:
         """Resolve the future of a reply. A second reply to the same item is dropped."""
-        pending = self.pending.pop(reply.id, None)
+        pending = self._remove(reply.id)
         if pending and not pending.future.done():
             pending.future.set_result(reply)
 
+    def _remove(self, item_id: bytes) -> PendingItem | None:
+        if self._pixels is not None:
+            self._pixels.release(item_id)
+        return self.pending.pop(item_id, None)
+
     async def _receive(self) -> None:
-        first = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS)
-        if first:
-            self._deliver_all([cast(bytes, first[1])])
-            # Delivered first, so that a connection lost between the two calls loses no reply.
-            self._deliver_all(cast(list[bytes], await self._client.lpop(self.key, _BATCH) or []))
+        wait, take = ("BLPOP", self.key, _BLOCK_SECONDS), ("LPOP", self.key, _BATCH)
+        try:
+            # Together, so that all replies of a batch arrive at once: Redis executes the second
+            # command as soon as there is a reply for the first one.
+            first, others = await self._pipelined.call(wait, take)
+        except RedisConnectionError:
+            first, others = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS), None
+        self._deliver_all([*(first or [])[1:], *(others or [])])
 
     def _deliver_all(self, messages: list[bytes]) -> None:
         for raw in messages:

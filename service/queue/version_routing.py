@@ -5,8 +5,8 @@ answers, which the workers keep loaded for that long. So no request fails in bet
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from contracts.errors import (
     ModelNotFound,
@@ -44,6 +44,15 @@ class VersionRouter:
     configured: tuple[str, ...]
     store: StoreSnapshot
     workers: tuple[WorkerBeat, ...]
+    _held: dict[str, list[HeldModel]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Sort what the workers report by model, since workers may hold hundreds of them."""
+        held: dict[str, list[HeldModel]] = {}
+        for worker in self.workers:
+            for model in worker.models:
+                held.setdefault(model.name, []).append(model)
+        object.__setattr__(self, "_held", held)
 
     def names(self) -> list[str]:
         """All models: first those of the catalog, then of the settings and the store."""
@@ -167,13 +176,14 @@ class VersionRouter:
         }
         return [known.aliases[version], *sorted(active, reverse=True)]
 
-    def _reported(self, name: str) -> Iterator[HeldModel]:
+    def _reported(self, name: str) -> Sequence[HeldModel]:
         """What all workers report about a model, whatever its state."""
-        return (model for worker in self.workers for model in worker.models if model.name == name)
+        return self._held.get(name, ())
 
     def _loaded(self, name: str, version: int) -> list[HeldModel]:
-        loaded = (worker.loaded_versions(name).get(version) for worker in self.workers)
-        return [model for model in loaded if model is not None]
+        return [
+            model for model in self._reported(name) if model.version == version and model.operations
+        ]
 
     def _answering(self, name: str) -> list[HeldModel]:
         """The loaded version that answers for the champion, in each worker."""

@@ -5,6 +5,7 @@ A request reads this registry and never Redis, so a missing worker costs it micr
 
 import asyncio
 import time
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -13,13 +14,16 @@ from redis.exceptions import RedisError
 from contracts.errors import OpsinError
 from contracts.inference.inference import Operation
 from contracts.inference.registry import LaneInfo, ModelInfo
+from contracts.queue import redis_keys, scripts
 from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.redis_keys import QueueGroup, QueueName
+from contracts.queue.shared_pixels import SharedPixels
 from models.store.snapshot import ServedVersion, StoreSnapshot
 from models.store.store import Store
 from service.metrics.request_record import current_record
 from service.periodic import PeriodicTask
+from service.queue.groups import Groups
 from service.queue.version_routing import VersionRouter
 from service.shared_check import SharedCheck
 
@@ -38,6 +42,7 @@ class WorkerRegistry:
         client: A connection whose answers are bytes.
         configured: The names in `OPSIN_MODELS`, in order.
         store: Where the workers load versions from.
+        pixels: Memory of this process that workers may read, if there is any.
 
     Attributes:
         clock: The time of the deadlines in the queues, measured with every refresh.
@@ -45,8 +50,16 @@ class WorkerRegistry:
         refreshed_at: `time.monotonic()` of the last refresh.
     """
 
-    def __init__(self, client: Redis, configured: tuple[str, ...], store: Store) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        configured: tuple[str, ...],
+        store: Store,
+        pixels: SharedPixels | None = None,
+    ) -> None:
         self._client = client
+        self._pixels = pixels
+        self._queues_script = client.register_script(scripts.READ_QUEUES)
         self._configured = configured
         self._store = store
         self._router = VersionRouter(configured, StoreSnapshot(), ())
@@ -54,6 +67,8 @@ class WorkerRegistry:
         self._task = PeriodicTask("workers", self.refresh, seconds=_REFRESH_SECONDS)
         self._job_workers: tuple[WorkerBeat, ...] = ()
         self._reads_origins = False
+        self._read_shared_pixels = False
+        self._groups = Groups()
         self._rates: dict[QueueName, float] = {}
         self._depths: dict[QueueName, int] = {}
         self.clock = RedisClock()
@@ -73,6 +88,15 @@ class WorkerRegistry:
         return self._reads_origins
 
     @property
+    def read_shared_pixels(self) -> bool:
+        """Whether all live inference workers can read the shared memory of this process."""
+        return self._read_shared_pixels
+
+    def group(self, queue: QueueName) -> QueueGroup | None:
+        """What the workers process in place of a queue, together with others."""
+        return self._groups.of(queue)
+
+    @property
     def job_workers(self) -> tuple[WorkerBeat, ...]:
         """The live job workers."""
         return self._job_workers
@@ -90,6 +114,11 @@ class WorkerRegistry:
     def rate(self, queue: QueueName) -> float | None:
         """Images per second that a worker processes from a queue; None if none lately."""
         return self._rates.get(queue)
+
+    @property
+    def waiting(self) -> set[QueueName]:
+        """The queues in which images waited when they were last looked at."""
+        return {queue for queue, depth in self._depths.items() if depth}
 
     def queues(self) -> list[LaneInfo]:
         """The queues of all loaded versions, sorted by name."""
@@ -206,12 +235,28 @@ class WorkerRegistry:
         workers = tuple(beat for beat in heartbeats.workers if not beat.queues)
         readable = not heartbeats.unreadable
         self._reads_origins = readable and all(beat.reads_origins for beat in workers)
+        self._groups = Groups(workers, readable=readable)
+        if self._pixels is not None:
+            await self._share(self._pixels.name, workers if readable else ())
         self._job_workers = tuple(beat for beat in heartbeats.workers if beat.queues)
         # The store is read after the workers, and both are replaced in one step: so every version
         # that answers is known.
         store = await self._read_store(workers)
         self._router = VersionRouter(self._configured, store, workers)
         await self._read_queues()
+
+    async def _share(self, name: bytes, workers: tuple[WorkerBeat, ...]) -> None:
+        """Let the workers know this process's memory, and look whether all of them read it."""
+        read = bool(workers) and all(name.hex() in beat.shared_pixels for beat in workers)
+        if read != self._read_shared_pixels:
+            log.info("shared_pixels", used=read)
+        self._read_shared_pixels = read
+        now, expires = self.clock(), redis_keys.SHARED_PIXELS_EXPIRE_SECONDS
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zadd(redis_keys.SHARED_PIXELS, {name: now})
+        pipe.zremrangebyscore(redis_keys.SHARED_PIXELS, "-inf", now - expires)
+        pipe.expire(redis_keys.SHARED_PIXELS, expires)
+        await pipe.execute()
 
     async def _read_store(self, workers: tuple[WorkerBeat, ...]) -> StoreSnapshot:
         before = self._router.store
@@ -237,12 +282,12 @@ class WorkerRegistry:
                 if model.version is not None
             }
         )
-        pipe = self._client.pipeline(transaction=False)
-        for queue in queues:
-            pipe.llen(queue.key)
-            pipe.get(queue.rate_key)
-        values = await pipe.execute() if queues else []
-        self._depths = dict(zip(queues, values[::2], strict=True))
-        self._rates = {
-            queue: float(raw) for queue, raw in zip(queues, values[1::2], strict=True) if raw
-        }
+        found: list[Any] = []
+        if queues:
+            found = await self._queues_script(keys=[queue.key for queue in queues])
+        depths, rates = dict.fromkeys(queues, 0), {}
+        for place, depth, rate in zip(found[::3], found[1::3], found[2::3], strict=True):
+            depths[queues[place]] = depth
+            if rate:
+                rates[queues[place]] = float(rate)
+        self._depths, self._rates = depths, rates

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,10 +14,11 @@ from contracts.inference.manifest import Manifest
 from contracts.jobs import Job
 from contracts.training.datasets import DatasetInfo
 from models.evaluation.selection import check_classes, check_measurable, choose_split
-from models.faces.provenance import recognizes_people
 from models.store.labels import read_labels
 from models.store.store import Store
+from service.auth.face_models import require_usable
 from service.auth.principal import principal_of, quota_key
+from service.datasets.kept import dataset_kept
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
@@ -44,7 +44,8 @@ router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
         ),
         **problem_responses(
             *("model_not_found", "version_not_found", "dataset_not_found", "not_trainable"),
-            *("idempotency_conflict", "validation_error", "queue_full", "dependency_unavailable"),
+            *("conflict", "idempotency_conflict", "validation_error", "queue_full"),
+            "dependency_unavailable",
         ),
     },
 )
@@ -64,15 +65,17 @@ async def evaluate_version(
     McNemar's exact test says whether they differ. Artifacts: `confusion_matrix.png`,
     `mistakes.png`, `predictions.csv`.
     """
-    if await run_in_threadpool(_check, services, name, version, body):
-        principal_of(request).require("faces")
     parameters: dict[str, Any] = {"model": name, "version": version}
     parameters |= body.model_dump(mode="json")
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    lock = partial(services.datasets.store.lock, body.dataset_id)
-    async with services.lock_waiting.hold(body.dataset_id, lock):
-        # A request that deletes the dataset waits now, and then finds the job.
-        await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
+    if key and (earlier := await services.job_queue.earlier("evaluation", key, digest)):
+        return job_response(earlier)
+    numbers = [number for number in (version, body.against) if number is not None]
+    manifests = await run_in_threadpool(_manifests, services.store, name, numbers)
+    for manifest in manifests:
+        await require_usable(services, principal_of(request), manifest)
+    await run_in_threadpool(_check, services, manifests, body)
+    async with dataset_kept(services, body.dataset_id):
         job = await services.job_queue.submit_work(
             "evaluation",
             parameters,
@@ -82,32 +85,33 @@ async def evaluate_version(
     return job_response(job)
 
 
-def _check(services: Services, name: str, version: int, body: EvaluationBody) -> bool:
-    """Refuse what the job would refuse; returns whether a version recognizes people.
+def _manifests(store: Store, name: str, numbers: Sequence[int]) -> list[Manifest]:
+    return [store.manifest(name, store.resolve(name, number)) for number in numbers]
+
+
+def _check(services: Services, manifests: Sequence[Manifest], body: EvaluationBody) -> None:
+    """Refuse what the job would refuse.
 
     Raises:
         OpsinError: As documented for the route.
     """
-    if body.against == version:
+    if body.against == manifests[0].version:
         raise ValidationFailed("against: name another version than the one that is measured.")
     info = services.datasets.rows.get(body.dataset_id)
     classes = _classes(info)
-    numbers = [number for number in (version, body.against) if number is not None]
-    manifests = [_check_version(services.store, name, number, classes) for number in numbers]
+    for manifest in manifests:
+        _check_version(services.store, manifest, classes)
     choose_split(body.split, info.splits)
     require_disk(services.settings, 0)
-    return any(recognizes_people(manifest) for manifest in manifests)
 
 
-def _check_version(store: Store, name: str, number: int, classes: Collection[str]) -> Manifest:
-    manifest = store.manifest(name, store.resolve(name, number))
+def _check_version(store: Store, manifest: Manifest, classes: Collection[str]) -> None:
     check_measurable(manifest)
     try:
-        labels = read_labels(store.path(name, manifest.version))
+        labels = read_labels(store.path(manifest.model, manifest.version))
     except (OSError, ValueError):
-        return manifest  # damaged; the job says what is wrong
+        return  # damaged; the job says what is wrong
     check_classes(classes, labels)
-    return manifest
 
 
 def _classes(info: DatasetInfo) -> list[str]:

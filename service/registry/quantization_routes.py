@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from contracts.errors import Forbidden, NotTrainable
+from contracts.inference.manifest import Manifest
 from contracts.inference.registry import QuantizeBody
 from contracts.jobs import Job
 from models.catalog import CATALOG
 from models.store.store import Store
 from service.auth import audit
+from service.auth.face_models import require_usable
 from service.auth.principal import principal_of, quota_key
+from service.datasets.kept import dataset_kept
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
@@ -39,7 +41,8 @@ router = APIRouter(prefix="/v1/models/{name}", tags=["Models"])
         ),
         **problem_responses(
             *("model_not_found", "version_not_found", "dataset_not_found", "not_trainable"),
-            *("idempotency_conflict", "validation_error", "queue_full", "dependency_unavailable"),
+            *("conflict", "idempotency_conflict", "validation_error", "queue_full"),
+            "dependency_unavailable",
         ),
     },
 )
@@ -58,18 +61,23 @@ async def quantize_version(
     is promoted only if it lost no more than `max_accuracy_loss`. To promote it in a published
     network, the key also needs the scope `models`.
     """
+    parameters = {"model": name, "version": version} | body.model_dump(mode="json")
+    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
+    if key and (earlier := await services.job_queue.earlier("quantize", key, digest)):
+        return job_response(earlier)
+    manifest = await run_in_threadpool(_manifest, services.store, name, version)
+    await require_usable(services, principal_of(request), manifest)
     if body.promote and name in CATALOG:
         _require_models(request)
-    await run_in_threadpool(services.datasets.rows.get, body.dataset_id)
-    parameters = await run_in_threadpool(_request, services.store, name, version, body)
-    await run_in_threadpool(_require_disk, services, name, version)
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    job = await services.job_queue.submit_work(
-        "quantize",
-        parameters,
-        idempotency=(key, digest) if key else None,
-        client=quota_key(request.scope),
-    )
+    _require_quantizable(manifest)
+    await run_in_threadpool(_require_disk, services, manifest)
+    async with dataset_kept(services, body.dataset_id):
+        job = await services.job_queue.submit_work(
+            "quantize",
+            parameters,
+            idempotency=(key, digest) if key else None,
+            client=quota_key(request.scope),
+        )
     if body.promote:
         await audit.record(request, services, "promotion_asked", f"{name} by {job.id}")
     return job_response(job)
@@ -88,18 +96,23 @@ def _require_models(request: Request) -> None:
         )
 
 
-def _require_disk(services: Services, name: str, version: int) -> None:
-    manifest = services.store.manifest(name, version)
+def _manifest(store: Store, name: str, version: int) -> Manifest:
+    return store.manifest(name, store.resolve(name, version))
+
+
+def _require_disk(services: Services, manifest: Manifest) -> None:
     size = sum(file.size for file in manifest.files.values())
     require_disk(services.settings, 2 * size)  # the copy, and the graphs in int8
 
 
-def _request(store: Store, name: str, version: int, body: QuantizeBody) -> dict[str, Any]:
-    """The parameters of the job. Requests that it would refuse are refused here."""
-    manifest = store.manifest(name, store.resolve(name, version))
+def _require_quantizable(manifest: Manifest) -> None:
+    """Refuse a version that the job would refuse.
+
+    Raises:
+        NotTrainable: It has no classifier in float32.
+    """
     if "serve" not in manifest.endpoints or manifest.precision == "int8":
         raise NotTrainable(
-            f"Version {version} of '{name}' has no classifier in float32 to quantize. "
-            "Name another version."
+            f"Version {manifest.version} of '{manifest.model}' has no classifier in float32 to "
+            "quantize. Name another version."
         )
-    return {"model": name, "version": version} | body.model_dump(mode="json")

@@ -1,5 +1,6 @@
 """`/v1/models/{name}/versions` and `/aliases`: the versions in the store and which one serves."""
 
+from contextlib import suppress
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -11,8 +12,9 @@ from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from models.faces.provenance import without_subjects
 from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import DownloadFormat, download
+from models.store.store import Store
 from service.auth import audit
-from service.auth.face_models import require_scope_to_download
+from service.auth.face_models import require_scope_for, require_scope_to_download
 from service.auth.principal import principal_of
 from service.dependencies import Services, ServicesDep
 from service.http.deadlines import DeadlineDep
@@ -85,7 +87,7 @@ async def set_alias(
     knows it, so that it answers the next request, or when the deadline is near. No request fails
     meanwhile. Repeating the request changes nothing.
     """
-    await run_in_threadpool(services.store.resolve, name, body.version)
+    await run_in_threadpool(_require_scope, request, services.store, name, body.version)
     promote = services.store.promote
     await services.lock_waiting.run(
         name, promote, name, body.version, body.alias, seconds=deadline.remaining
@@ -115,6 +117,8 @@ async def delete_alias(
     if alias not in aliases:
         known = ", ".join(aliases) or "none"
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
+    with suppress(VersionNotFound):  # deleted: the alias can still be removed
+        await run_in_threadpool(_require_scope, request, services.store, name, aliases[alias])
     await services.lock_waiting.run(name, services.store.drop_alias, name, alias)
     await audit.record(request, services, "alias_deleted", f"{name} {alias}")
     await services.changes.announce("models")
@@ -153,7 +157,7 @@ async def delete_version(
     request: Request, name: Name, version: Number, services: ServicesDep
 ) -> Response:
     """Delete a version permanently, unless an alias points to it. Its number is not reused."""
-    await run_in_threadpool(services.store.resolve, name, version)
+    await run_in_threadpool(_require_scope, request, services.store, name, version)
     await services.lock_waiting.run(name, services.store.delete, name, version)
     await audit.record(request, services, "version_deleted", f"{name}/{version}")
     await services.changes.announce("models")
@@ -210,6 +214,19 @@ async def download_version(
         media_type=file.media_type,
         headers={"Content-Disposition": f'attachment; filename="{file.filename}"'},
     )
+
+
+def _require_scope(request: Request, store: Store, name: str, version: int) -> None:
+    """Check that the key may change a version.
+
+    Raises:
+        Forbidden: It recognizes people and the key lacks the scope `faces`.
+        ModelNotFound: There is no such model.
+        VersionNotFound: It has no such version.
+    """
+    number = store.resolve(name, version)
+    with suppress(VersionNotFound):  # damaged, and used by nobody; it can be deleted
+        require_scope_for(principal_of(request), store.manifest(name, number))
 
 
 def _info(services: Services, name: str) -> ModelInfo:

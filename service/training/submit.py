@@ -1,12 +1,13 @@
 """Reads, completes, checks and queues a training.
 
 Requests that are certain to fail are refused here, so that no client waits in a queue for an error.
+A repeated request gets the first job before it is completed and checked, because an alias may have
+moved, or the dataset been deleted, in between.
 """
 
 import codecs
 import hashlib
 import json
-from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -27,7 +28,8 @@ from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.faces.standings import require_consent
 from models.catalog import CATALOG
-from models.training.memory import check_memory, estimate, memory_limit
+from models.memory.machine import memory_limit
+from models.training.memory import check_memory, estimate, images_of
 from models.training.parent import check_beginning, complete
 from models.training.presets import training_request
 from models.training.validation import (
@@ -41,6 +43,7 @@ from models.weights.catalog import Weights
 from models.weights.required import require_catalog_weights
 from service.auth import audit
 from service.auth.principal import principal_of, quota_key
+from service.datasets.kept import dataset_kept
 from service.dependencies import Services
 from service.faces.context import FaceServices
 from service.http.body import JSON_TYPE, content_type_of, is_json, read_body
@@ -67,12 +70,14 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     """
     async with deadline.enforced():
         sent = await _body(request)
+    digest = hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+    if key and (earlier := await services.job_queue.earlier("training", key, digest)):
+        return earlier
     training = _training(await run_in_threadpool(complete, sent, services.store))
     check_model_name(training.model)
     check_network(training)
     await run_in_threadpool(check_weights, training, services.settings)
     parameters = training.as_job()
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     idempotency = (key, digest) if key else None
     if training.subjects is not None:
         principal_of(request).require("faces")
@@ -106,13 +111,9 @@ async def _submit_with_dataset(
     client: str,
     services: Services,
 ) -> Job:
-    datasets = services.datasets
     # Checked first, so that a request that would fail does not wait for a dataset that is in use.
     await run_in_threadpool(check_dataset, training, services)
-    dataset_id = training.dataset_id or ""
-    lock = partial(datasets.store.lock, dataset_id)
-    async with services.lock_waiting.hold(dataset_id, lock):
-        # Requests that change or delete the dataset wait now, and then find the job.
+    async with dataset_kept(services, training.dataset_id or ""):
         await run_in_threadpool(check_dataset, training, services)
         return await services.job_queue.submit_work(
             "training", parameters, idempotency=idempotency, client=client
@@ -187,5 +188,6 @@ def check_dataset(training: TrainingRequest, services: Services) -> None:
     check_class_count(len(classes))
     check_class_options(training, classes)
     check_beginning(training, classes, services.store, Weights.of(settings))
-    check_memory(training, len(classes), memory_limit(settings.training_memory_mb))
+    limit = memory_limit(settings.training_memory_mb)
+    check_memory(training, len(classes), limit, images_of(training, info))
     require_disk(settings, estimate(training, len(classes)).weights)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,6 +21,7 @@ from models.training.sweeps.grid import combinations, with_values
 from models.training.validation import check_model_name, check_network
 from service.auth import audit
 from service.auth.principal import quota_key
+from service.datasets.kept import dataset_kept
 from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
@@ -67,13 +67,15 @@ async def create_sweep(
     it is served. A training that fails is a row with an error, and the others go on. A cancelled
     sweep keeps the best version until then, without promoting it.
     """
+    # Of what was sent, since an alias may move in between.
+    digest = hashlib.sha256(
+        json.dumps(body.model_dump(mode="json"), sort_keys=True).encode()
+    ).hexdigest()
+    if key and (earlier := await services.job_queue.earlier("sweep", key, digest)):
+        return job_response(earlier)
     sweep, promote = await run_in_threadpool(_checked, body, services)
     parameters = sweep.model_dump(mode="json")
-    digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
-    lock = partial(services.datasets.store.lock, sweep.dataset_id)
-    async with services.lock_waiting.hold(sweep.dataset_id, lock):
-        # A request that deletes the dataset waits now, and then finds the job.
-        await run_in_threadpool(services.datasets.rows.get, sweep.dataset_id)
+    async with dataset_kept(services, sweep.dataset_id):
         job = await services.job_queue.submit_work(
             "sweep",
             parameters,

@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,16 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from cli.output import Output, answers, print_json, print_path, warn, wrap
+from cli.output import (
+    CommandError,
+    Output,
+    answers,
+    print_json,
+    print_path,
+    warn,
+    wrap,
+    written_file,
+)
 
 PATH = "/a/very/long/path/that-must-stay/in-one-piece"
 
@@ -79,3 +90,40 @@ def test_a_vector_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(printed) == content
     assert '"vector": [0.5, -1e-07, 3],' in printed
     assert printed.count("\n") == 8
+
+
+def test_a_file_that_cannot_be_written_in_full_is_left_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "heatmap.png"
+    for before in (b"", b"the earlier one"):
+        if before:
+            target.write_bytes(before)
+            target.chmod(0o640)
+        with pytest.raises(CommandError, match="No space left"):
+            write_a_part(target)
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == ([before] if before else [])
+    with written_file(target) as file:
+        file.write(b"whole")
+    assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"whole", 0o640)
+
+
+def write_a_part(target: Path) -> None:
+    with written_file(target) as file:
+        file.write(b"a part")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_pipe_and_a_link_are_written_and_not_replaced(tmp_path: Path) -> None:
+    link, target, pipe = tmp_path / "link", tmp_path / "target", tmp_path / "pipe"
+    link.symlink_to(target)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for path in (pipe, link):
+        with written_file(path) as file:
+            file.write(b"content")
+    assert pipe.is_fifo()
+    assert os.read(reader, 100) == b"content"
+    os.close(reader)
+    assert link.is_symlink()
+    assert target.read_bytes() == b"content"
+    with pytest.raises(CommandError, match="exists already"), written_file(link, replace=False):
+        pass

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from contracts.garbage import collect_all, set_aside
+from contracts.garbage import collect_all, collect_less_often, set_aside
 
 
 class Node:
@@ -43,3 +43,22 @@ def test_what_was_set_aside_is_collected_once_it_is_dropped() -> None:
     collect_all()
     assert dropped() is None
     assert gc.get_freeze_count() > 10_000
+
+
+def test_objects_that_live_are_looked_at_less_often() -> None:
+    before = gc.get_threshold()
+    runs: list[str] = []
+
+    def count(phase: str, _info: dict[str, int]) -> None:
+        runs.append(phase)
+
+    try:
+        collect_less_often()
+        gc.collect()
+        gc.callbacks.append(count)
+        alive = [Node() for _ in range(1500)]
+        gc.callbacks.remove(count)
+    finally:
+        gc.set_threshold(*before)
+    assert alive
+    assert not runs

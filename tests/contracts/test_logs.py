@@ -3,6 +3,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import logging, structlog
@@ -72,3 +74,27 @@ def test_nothing_that_a_client_sends_moves_the_terminal() -> None:
         assert not {one for one in text if not one.isprintable()} - {"\n"}, form
         assert len(text.splitlines()) == 2, "no line is forged"
         assert "[2J" in text
+
+
+UNWRITTEN = """
+import structlog
+from contracts.logs import configure_logs
+configure_logs("info", "{form}")
+structlog.get_logger("ours").info("hello")
+print("went on", flush=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_line_that_cannot_be_written_breaks_nothing(form: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-c", UNWRITTEN.format(form=form)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            timeout=30,
+            check=False,
+        )
+    assert result.stdout == b"went on\n"

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from database.engine import open_engine
+from database.installation import adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
@@ -76,6 +77,7 @@ def files(tmp_path: Path) -> JobFiles:
 
 @pytest.fixture
 def jobs(engine: Engine, clock: Clock, files: JobFiles) -> Jobs:
+    adopt(engine, files.root.parent)
     return Jobs(engine, clock, files)
 
 

@@ -1,5 +1,7 @@
 """The steps make the tables that the code expects, once, whoever starts first."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,19 +10,39 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.orm import Session
 
 from contracts.errors import Unavailable
 from database.engine import open_engine, reachable
-from database.migrations import _config, upgrade
+from database.migrations import _config, is_known, newest, upgrade
 from database.tables import Record, SubjectRecord
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_migrations_and_tables_agree(engine: Engine) -> None:
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Record.metadata) == []
+
+
+def test_revisions_are_those_of_the_files() -> None:
+    scripts = ScriptDirectory.from_config(_config())
+    revisions = {script.revision for script in scripts.walk_revisions()}
+    assert all(map(is_known, revisions))
+    assert not is_known("0000")
+    assert newest() == scripts.get_current_head()
+
+
+def test_a_process_that_finds_current_tables_does_not_load_alembic(url: str) -> None:
+    upgrade(url)
+    program = (
+        "import sys; from database.migrations import upgrade; "
+        "upgrade(sys.argv[1]); sys.exit('alembic' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, url], check=True, timeout=60, cwd=ROOT)
 
 
 def test_upgrading_twice_changes_nothing(url: str) -> None:

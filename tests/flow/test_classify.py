@@ -93,6 +93,32 @@ def test_each_image_of_a_batch_has_its_own_result(client: httpx.Client, photos: 
         assert single["probability"] == pytest.approx(batched["probability"], abs=1e-5)
 
 
+@pytest.mark.parametrize("operation", ["classify", "embed"])
+def test_two_models_answer_as_each_of_them_alone(
+    client: httpx.Client, photos: Path, operation: str
+) -> None:
+    data, headers = (photos / "cat.png").read_bytes(), {"Content-Type": "image/png"}
+
+    def ask(*models: str) -> Any:
+        asked = {"model": list(models)}
+        answer = client.post(f"/v1/{operation}", params=asked, content=data, headers=headers)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    both = ask(*MODELS)
+    assert [one["model"] for one in both["models"]] == list(MODELS)
+    for one in both["models"]:
+        alone = ask(one["model"])
+        assert "models" not in alone
+        (mine,), (other,) = one["results"], alone["results"]
+        if operation == "embed":
+            np.testing.assert_allclose(mine["embedding"], other["embedding"], atol=1e-4)
+        else:
+            assert [p["label"] for p in mine["predictions"]] == [
+                p["label"] for p in other["predictions"]
+            ]
+
+
 def test_thirty_two_images_in_one_request(client: httpx.Client) -> None:
     files = [("image", (f"{n}.png", encoded(scene(), "PNG"), "image/png")) for n in range(32)]
     body = client.post("/v1/classify", files=files).raise_for_status().json()

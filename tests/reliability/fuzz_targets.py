@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from contracts.queue.messages import (
     pack_bundle,
     unpack_bundle,
 )
+from contracts.queue.shared_pixels import SharedPixelsReader
 from contracts.settings import MIB
 from models.catalog import CATALOG
 from models.datasets.archives.limits import Limits
@@ -123,7 +125,8 @@ async def _in_two(data: bytes) -> AsyncIterator[bytes]:
 def _message(data: bytes) -> str:
     """A message in Redis, which another release may have written."""
     refused = 0
-    for read in (Item.unpack, Reply.unpack, unpack_bundle):
+    shared = partial(Item.unpack, read_shared=SharedPixelsReader().read)
+    for read in (shared, Reply.unpack, unpack_bundle):
         try:
             read(data)
         except MalformedMessageError:
@@ -169,7 +172,8 @@ def _message_seeds() -> list[bytes]:
     vector = np.ones(4, np.float32)
     reply = Reply(bytes(16), 1, 1, 0.0, 0.0, vector=vector, note=b"{}").pack()
     failed = Reply(bytes(16), 1, 1, 0.0, 0.0, error=("internal_error", "no")).pack()
-    return [item, reply, failed, pack_bundle([item, reply])]
+    shared = Item(bytes(16), 1.0, 1.0, "r", np.zeros((2, 2, 3), np.uint8)).pack(b"\1" * 20)
+    return [item, shared, reply, failed, pack_bundle([item, reply])]
 
 
 def _videos(folder: Path) -> list[bytes]:

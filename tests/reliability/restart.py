@@ -115,10 +115,15 @@ def _roll_api(running: Installation) -> float:
 
 def _replace_worker(running: Installation, name: str) -> float:
     """Stop a worker before its successor is started, which is the harder order."""
-    began = time.monotonic()
+    before, began = running.worker_ids(), time.monotonic()
     running.kill(name, signal.SIGTERM)
     running.run(name, "worker")
-    running.wait_until(lambda: len(running.worker_ids()) == 2, READY_SECONDS)
+
+    def is_replaced() -> bool:
+        now = running.worker_ids()
+        return len(now) == 2 and now != before  # the API learns of the end within half a second
+
+    running.wait_until(is_replaced, READY_SECONDS)
     return time.monotonic() - began
 
 

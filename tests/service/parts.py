@@ -9,8 +9,8 @@ import io
 import math
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy import Engine
 
+from cli.startup import migrate
 from contracts.errors import (
     Conflict,
     IdempotencyConflict,
@@ -56,11 +57,11 @@ from contracts.settings import Settings
 from database.audit import Audit
 from database.datasets import DatasetRows
 from database.engine import open_engine
+from database.installation import FILE
 from database.jobs.files import JobFiles
 from database.jobs.jobs import JobHistory
 from database.jobs.queries import JobCounts, JobEntry
 from database.keys import Keys, KeySnapshot
-from database.migrations import upgrade
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
@@ -74,6 +75,7 @@ from models.store.snapshot import ServedVersion
 from models.store.store import Store
 from service.auth.key_cache import KeyCache
 from service.auth.rate_limit import RateLimits
+from service.auth.scopes import scope_of_job
 from service.auth.sessions import Sessions
 from service.datasets.service import Datasets
 from service.dependencies import Services
@@ -82,7 +84,9 @@ from service.explanation.layers import LayerCheck
 from service.faces.context import FaceServices, open_face_services
 from service.inference.fair_pool import CALLER
 from service.jobs.queue import JobItem
+from service.metrics.request_record import current_record
 from service.openapi import examples
+from service.queue.dispatcher import Place
 from tests.service.face_replies import clip_reply, faces_reply
 
 T = TypeVar("T")
@@ -102,6 +106,12 @@ class FakeDecoder:
 
     room: int = 1000
     runs: int = 0
+    is_slow: bool = False
+
+    def require_room(self) -> None:
+        """There is room unless the test says otherwise."""
+        if self.room == 0:
+            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
 
     async def decode(
         self,
@@ -111,10 +121,12 @@ class FakeDecoder:
         resize: Resize,
         deadline_seconds: float,
         keep_pixels: int = 0,
+        when_slow: Callable[[], None] = lambda: None,
     ) -> DecodedImage:
-        if self.room == 0:
-            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
+        self.require_room()
         self.room -= 1
+        if self.is_slow:
+            when_slow()
         try:
             image = Image.open(io.BytesIO(data)).convert("RGB")
         except (UnidentifiedImageError, OSError):
@@ -137,6 +149,8 @@ class FakeDispatcher:
     """Answers in this process. Tests set what it should do wrong."""
 
     delay: float = 0.0
+    places: int = 1000
+    given_back: int = 0
     full: OpsinError | None = None
     fails: OpsinError | None = None
     answers: list[Reply | OpsinError] = field(default_factory=list)
@@ -144,11 +158,24 @@ class FakeDispatcher:
     breaks: Exception | None = None
     asked: list[tuple[Operation, list[int], bytes]] = field(default_factory=list)
     clients: list[str] = field(default_factory=list)
+    together: list[list[tuple[str, list[int]]]] = field(default_factory=list)
+    fails_for: dict[str, OpsinError] = field(default_factory=dict)
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """There is room unless the test says otherwise."""
         if self.full:
             raise self.full
+
+    @contextmanager
+    def place(self, queue: QueueName, count: int, deadline: float) -> Iterator[Place]:
+        """Room for images until the block ends."""
+        if count > self.places:
+            raise QueueFull("Too many images wait for this model.", retry_after=1)
+        self.places -= count
+        place = Place(False, lambda: None)
+        yield place
+        self.given_back += not place.is_held
+        self.places += count
 
     async def run(
         self,
@@ -158,6 +185,7 @@ class FakeDispatcher:
         deadline: float,
         classes: Sequence[int] | None = None,
         note: bytes = b"",
+        place: Place | None = None,
     ) -> Sequence[Reply | OpsinError]:
         self.asked.append((queue.operation, list(classes or ()), note))
         caller = CALLER.get(None)
@@ -180,8 +208,20 @@ class FakeDispatcher:
             return self.answers or [_reason(queue.version, p, index, note) for p, index in pairs]
         return self.answers or [self._reply(queue, p) for p in pixels]
 
+    async def run_together(
+        self, images: Sequence[tuple[QueueName, Sequence[Pixels]]], *, deadline: float
+    ) -> list[Sequence[Reply | OpsinError] | OpsinError]:
+        self.together.append([(queue.model, [id(one) for one in own]) for queue, own in images])
+        answers: list[Sequence[Reply | OpsinError] | OpsinError] = []
+        for queue, own in images:
+            if queue.model in self.fails_for:
+                answers.append(self.fails_for[queue.model])
+            else:
+                answers.append(await self.run(queue, own, deadline=deadline))
+        return answers
+
     def _reply(self, queue: QueueName, pixels: Pixels) -> Reply:
-        row = network_of(queue.model)
+        row = network_of(queue.model if queue.model in CATALOG else "squeezenet")
         size = row.classes if queue.operation == "classify" else row.features
         vector = np.zeros(size, np.float32)
         bright = int(pixels.mean())
@@ -227,6 +267,8 @@ class FakeWorkers:
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
         self.reads_origins = True
+        self.read_shared_pixels = False
+        self.others: dict[str, ServedVersion | OpsinError] = {}
         self.clock = RedisClock()
         self.finds_faces = True
 
@@ -253,6 +295,11 @@ class FakeWorkers:
     ) -> tuple[ServedVersion, int]:
         if model == FACE_MODEL and operation in {"faces", "clip"} and self.finds_faces:
             return SERVED, 1
+        if (other := self.others.get(model or "")) is not None:
+            current_record().chosen(operation, model or "", 1)
+            if isinstance(other, OpsinError):
+                raise other
+            return other, other.manifest.version
         if model not in {None, "squeezenet"}:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
         if version not in {None, "champion", "1"}:
@@ -279,6 +326,8 @@ class FakeJobs:
     worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
     entries: dict[str, list[JobEntry]] = field(default_factory=dict)
+    requests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    erased: list[tuple[str, frozenset[tuple[str, int]]]] = field(default_factory=list)
     reads: int = 0
     is_full: bool = False
 
@@ -332,9 +381,17 @@ class FakeJobs:
             "attempt": 0,
             "progress": Progress(fraction=0),
             "created_at": NOW,
+            "scopes": (scope_of_job(changes.get("kind", "classify")),),
         }
         self.jobs[job_id] = Job(**(plain | changes))
         return self.jobs[job_id]
+
+    def request_of(self, job_id: str) -> dict[str, Any]:
+        return self.requests[job_id]
+
+    def erase_about(self, subject_id: str, versions: Collection[tuple[str, int]]) -> int:
+        self.erased.append((subject_id, frozenset(versions)))
+        return 0
 
     def get(self, job_id: str) -> Job:
         try:
@@ -397,7 +454,7 @@ class FakeJobs:
         )
 
     def cancel(self, job_id: str) -> Job:
-        return self.put(job_id, **self.get(job_id).model_dump() | {"state": "cancelled"})
+        return self.put(job_id, **dict(self.get(job_id)) | {"state": "cancelled"})
 
     def delete(self, job_id: str) -> None:
         if self.get(job_id).state not in FINISHED:
@@ -438,7 +495,9 @@ class SlowConversions:
 
 
 def datasets_in(folder: Path, limits: Limits | None = None) -> Datasets:
-    """Real datasets; their database has no tables yet."""
+    """Real datasets in a home of their own; their database has no tables yet."""
+    if not (folder / FILE).exists():
+        (folder / FILE).write_text("ins_1\n")
     engine = open_engine(f"sqlite:///{folder / 'opsin.db'}")
     store = DatasetStore(folder / "datasets", limits or Limits(free_bytes=0))
     return Datasets(store, DatasetRows(engine, lambda: datetime.now(UTC)))
@@ -451,7 +510,7 @@ def face_services_in(
     settings = Settings(_env_file=None, home=folder)
     engine = open_engine(settings.database)
     if tables:
-        upgrade(settings.database)
+        migrate(settings)
     client = Redis.from_url(redis_url)
     return open_face_services(
         settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC)

@@ -137,7 +137,8 @@ def test_a_site_of_its_own_with_tls(
     port = free_port()
     certificate, key = _self_signed(tmp_path)
     with served(settings, fakes) as url:
-        server = snippets()[0].replace(UPSTREAM, url).replace("443", f"127.0.0.1:{port}")
+        server = snippets()[0].replace("listen 443", f"listen 127.0.0.1:{port}")
+        server = server.replace(UPSTREAM, url)
         server = re.sub(r"/etc/ssl/opsin\.pem", str(certificate), server)
         server = re.sub(r"/etc/ssl/opsin\.key", str(key), server)
         with nginx(tmp_path, server, port):

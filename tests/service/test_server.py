@@ -1,22 +1,25 @@
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
 import pytest
 
 from contracts.settings import Settings
+from service.connections.descriptors import allowed_connections
 from service.server import UnprotectedAddressError, server_config
 from tests.service.parts import FakeServices, gray_png
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 from contracts.settings import Settings
+from service.connections.descriptors import allowed_connections
 from service.server import serve
 from tests.service.parts import FakeServices
 fakes = FakeServices()
@@ -38,11 +41,15 @@ def test_loopback_needs_no_key(fakes: FakeServices, host: str) -> None:
     assert not server_config(Settings(_env_file=None, host=host), fakes.open_services).access_log
 
 
-def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]:
+def start(
+    delay: float, seconds: float = 2, files: str | None = None
+) -> tuple[subprocess.Popen[str], str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    program = PROGRAM.format(port=port, delay=delay, seconds=seconds)
+    limit = [] if files is None else ["prlimit", f"--nofile={files}"]
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(port=port, delay=delay, seconds=seconds)],
+        [*limit, sys.executable, "-c", program],
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
@@ -64,6 +71,7 @@ def start(delay: float, seconds: float = 2) -> tuple[subprocess.Popen[str], str]
 _COUNT = """
 import gc, os, signal, sys
 from contracts.settings import Settings
+from service.connections.descriptors import allowed_connections
 from service.server import serve
 from tests.service.parts import FakeServices
 def count():
@@ -91,6 +99,45 @@ def test_neither_the_garbage_collector_nor_a_thread_that_computes_stops_the_even
     assert passed_over > 50_000
     assert examined < passed_over / 20
     assert switch_seconds <= 0.001
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit")
+@pytest.mark.parametrize("files", ["400:400", "100:2000"])
+def test_connections_leave_open_files_for_the_rest(files: str) -> None:
+    """The kernel would otherwise refuse connections before any can be closed to make room."""
+    process, url = start(0, files=files)
+    port = httpx.URL(url).port or 0
+    try:
+        with ExitStack() as stack:
+            for _ in range(420):
+                wire = socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0))
+                stack.enter_context(wire)
+                wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                wire.recv(4096)
+            for _ in range(10):
+                assert httpx.get(url + "/healthz").status_code == 200
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed", "raised"),
+    [
+        ((1024, 4096), 1000, 1506),
+        ((1024, 1100), 675, 1100),
+        ((300, 300), 35, 300),
+        ((100, 100), 1, 100),
+    ],
+)
+def test_the_limit_on_open_files_is_raised_as_far_as_needed(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], allowed: int, raised: int
+) -> None:
+    now = [limits]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: now.append(new))
+    assert allowed_connections(1000) == allowed
+    assert now[-1] == (raised, limits[1])
 
 
 @pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])

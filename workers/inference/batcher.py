@@ -1,28 +1,36 @@
-"""Forms batches: one Celery task answers all images that wait in a queue, a batch at a time.
+"""Forms batches: one Celery task answers all images that wait, a batch at a time.
+
+They wait in one queue, or in the queues of a group of versions that share a base.
 
 No timer delays an image: an idle worker takes a single image at once, and while it computes, the
 next ones gather. So the busier the worker is, the fuller its batches are.
+
+While a full batch is computed, other threads take the next ones (`BatchThreads`), if the version
+computes several at once.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from threading import Event
-from typing import Any, Protocol, get_args
+from typing import get_args
 
-import numpy as np
 import structlog
 
-from contracts.errors import OpsinError
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.metrics.registry import Metrics
-from contracts.queue.messages import Item, Reply
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.messages import Reply
+from contracts.queue.redis_keys import QueueGroup, QueueName
+from models.catalog import queue_of
+from models.serving.runtime import MOST_BATCHES
 from models.store.aliases import DamagedAliasesError
 from models.store.store import Store
-from workers.inference.batch_trace import BatchTrace, batch_trace
+from workers.inference.batch_runner import BatchRunner, OperationHandler, OutOfMemoryError
+from workers.inference.batch_threads import BatchThreads
 from workers.inference.forwarding import TaskForwarder
-from workers.inference.loaded_models import LoadedModels, Predictor
-from workers.inference.queue import ItemOutput, WorkerQueues
+from workers.inference.loaded_models import LoadedModels
+from workers.inference.queue import QueuedItem, Source, WorkerQueues
 from workers.inference.statistics import InferenceStatistics
 
 log = structlog.get_logger()
@@ -31,7 +39,8 @@ log = structlog.get_logger()
 _TURN_SECONDS = 0.25
 # A stop is noticed after at most this long.
 _WAIT_SECONDS = 0.1
-_RATE_SMOOTHING = 0.3
+# At least so often, each queue is looked at between the steps of a slow operation.
+_LOOK_SECONDS = 1.0
 _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 _VECTOR_OPERATIONS: tuple[VectorOperation, ...] = get_args(VectorOperation)
 # One image of a study may take minutes: what this worker does not take, another may. Images with
@@ -39,25 +48,34 @@ _VECTOR_OPERATIONS: tuple[VectorOperation, ...] = get_args(VectorOperation)
 _BATCH_LIMITS: dict[Operation, int] = {"faces": 4, "clip": 1, "study": 1}
 
 
-class OperationHandler(Protocol):
-    """Computes an operation that is more than one vector per image, such as an explanation."""
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """What a task answers before others get their turn.
 
-    def compute(
-        self,
-        queue: QueueName,
-        predictor: Predictor,
-        items: Sequence[Item],
-        run_faster: Callable[[], None],
-    ) -> Sequence[ItemOutput]:
-        """One output for each item.
+    Attributes:
+        source: A queue, or a group of them.
+        limit: The most images of a batch.
+        threads: How many other threads may answer batches beside the first one.
+        ends: In seconds of `time.monotonic`.
+    """
 
-        Args:
-            queue: Where the items come from.
-            predictor: The version.
-            items: Images of one size, with equal notes.
-            run_faster: Answers what waits in faster queues; to be called between two steps.
-        """
-        ...
+    source: Source
+    limit: int
+    threads: int
+    ends: float
+
+    @property
+    def group(self) -> QueueGroup | None:
+        """The group, if it is one."""
+        return self.source if isinstance(self.source, QueueGroup) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Images that were taken, and when that began and ended, in Unix nanoseconds."""
+
+    taken: Sequence[QueuedItem]
+    took: tuple[int, int]
 
 
 class Batcher:
@@ -69,12 +87,14 @@ class Batcher:
         store: Says to which versions an alias points.
         forwarder: Sends tasks to other workers.
         handlers: Compute the operations that give more than a vector.
-        batch_limit: The largest batch.
+        batch_limit: The most images that are computed at once.
+        threads: How many threads may answer batches, at least one.
         linger_seconds: How long to wait for the next image before returning to Celery.
         stopping: Set when the worker has been told to stop; the current batch is still answered.
         clock: Unix time in seconds.
         statistics: Counts what is computed.
         metrics: Likewise, for Prometheus.
+        end: Ends this process in an orderly way; called when it has no memory left.
     """
 
     def __init__(
@@ -86,66 +106,116 @@ class Batcher:
         handlers: Mapping[Operation, OperationHandler],
         *,
         batch_limit: int,
+        threads: int = 2,
         linger_seconds: float,
         stopping: Event,
         clock: Callable[[], float] = time.time,
         statistics: InferenceStatistics | None = None,
         metrics: Metrics | None = None,
+        end: Callable[[], None] = lambda: None,
     ) -> None:
-        self._metrics = metrics or Metrics()
-        self._statistics = statistics or InferenceStatistics()
+        self._end = end
         self._queues = queues
         self._models = models
         self._store = store
         self._forwarder = forwarder
-        self._handlers = handlers
         self._batch_limit = batch_limit
         self._linger_seconds = linger_seconds
         self._stopping = stopping
         self._clock = clock
-        self._rates: dict[QueueName, float] = {}
-        self._took = (0, 0)
-        self._log: Any = log.bind()  # once: it is used for each batch, mostly below its level
-        self._computing = 0
-        self._computed_at = time.monotonic()
+        self._threads = BatchThreads(max(1, min(threads, MOST_BATCHES) - 1))
+        self._looked_at = 0.0
+        self._runner = BatchRunner(
+            queues,
+            handlers,
+            run_faster=self.run_faster_queues,
+            clock=clock,
+            statistics=statistics or InferenceStatistics(),
+            metrics=metrics or Metrics(),
+        )
 
     @property
     def idle_seconds(self) -> float:
         """How long nothing has been computed; 0 during a computation."""
-        return 0.0 if self._computing else time.monotonic() - self._computed_at
+        return self._runner.idle_seconds
 
-    def run(self, queue: QueueName) -> int:
-        """Answer what waits in a queue, for one turn; return the number of images answered."""
-        predictor = self._models.get(queue.model, queue.version)
-        if predictor is None:
-            self._reject(queue)
+    def close(self) -> None:
+        """Wait until all threads have answered their batches; call it when `stopping` is set."""
+        self._threads.close()
+
+    def run(self, queue: QueueName, group: QueueGroup | None = None) -> int:
+        """Answer what waits, for one turn; return the number of images this thread answered.
+
+        Args:
+            queue: What to process.
+            group: What to process in place of the queue, which is one of its own.
+        """
+        named = self._loaded_of(queue, group)
+        if named is None:
+            self._reject(queue, group)
             return 0
-        others = [other for other in self._all_queues() if other != queue]
-        # A larger batch would run in pieces, and the first piece would wait for the last.
-        largest = min(self._batch_limit, predictor.batch_sizes[-1])
-        limit = _BATCH_LIMITS.get(queue.operation, largest)
-        self._queues.clear_scheduled(queue)
-        answered, turn_ends = 0, time.monotonic() + _TURN_SECONDS
-        while items := self._next_batch(queue, others, limit):
-            answered += self._answer(queue, predictor, items)
-            if self._stopping.is_set() or time.monotonic() > turn_ends:
+        celery_queue = queue_of(queue.model)
+        turn = self._turn(group or queue, named)
+        self._queues.clear_scheduled(turn.source, celery_queue)
+        answered = 0
+        while batch := self._next_batch(turn):
+            self._begin_more(turn, batch)
+            answered += self._answer(batch, group)
+            if group is None and self._loaded_of(queue, None) is None:
+                break  # it has just been dropped, and another worker got the task
+            if self._is_over(turn):
                 # The next task answers the rest, on this worker or another. It waits behind jobs
                 # and other queues, which endless traffic would otherwise block.
-                if self._queues.set_scheduled(queue):
-                    self._forwarder.schedule(queue)
+                if self._queues.set_scheduled(turn.source, celery_queue):
+                    self._forwarder.schedule(named, group)
                 break
         return answered
 
     def run_faster_queues(self, than: Operation = "explain") -> None:
-        """Run all queues whose task waits for this worker.
+        """Run all queues and groups whose task waits for this worker.
 
         Args:
             than: Only queues of operations that come before this one.
         """
         faster = _OPERATIONS[: _OPERATIONS.index(than)]
-        queues = [queue for queue in self._all_queues() if queue.operation in faster]
-        for queue in self._queues.scheduled(queues):
-            self.run(queue)
+        sources = list(self._queues.noted())
+        now = time.monotonic()
+        if now > self._looked_at + _LOOK_SECONDS:
+            # API processes of the release before note nothing.
+            self._looked_at = now
+            sources += [queue for queue in self._all_queues() if queue not in sources]
+        for source in self._queues.scheduled(sources):
+            if isinstance(source, QueueGroup):
+                if (member := self._member_of(source)) is not None:
+                    self.run(member, source)
+            elif source.operation in faster and self._loaded_of(source, None) is not None:
+                self.run(source)
+
+    def _loaded_of(self, queue: QueueName, group: QueueGroup | None) -> QueueName | None:
+        """The queue, or another one of its group, whose version is loaded; None if none is."""
+        if self._models.get(queue.model, queue.version) is not None:
+            return queue
+        return None if group is None else self._member_of(group)
+
+    def _member_of(self, group: QueueGroup) -> QueueName | None:
+        """A queue of a group, whose version is loaded; None if there is none."""
+        for model, version in self._models.all():
+            if self._models.group(model, version) == group:
+                return QueueName(model, version, "classify")
+        return None
+
+    def _turn(self, source: Source, queue: QueueName) -> _Turn:
+        """A turn that begins now, for images like those of a queue."""
+        limit, threads = _BATCH_LIMITS.get(queue.operation, self._batch_limit), 1
+        predictor = self._models.get(queue.model, queue.version)
+        if predictor is not None and queue.operation in _VECTOR_OPERATIONS:
+            limit, threads = min(limit, predictor.batch_limit), predictor.batch_threads
+        elif predictor is not None:
+            limit = min(limit, predictor.batch_sizes[-1])
+        return _Turn(source, limit, threads - 1, time.monotonic() + _TURN_SECONDS)
+
+    def _is_over(self, turn: _Turn) -> bool:
+        return self._stopping.is_set() or time.monotonic() > turn.ends
 
     def _all_queues(self) -> list[QueueName]:
         """Every queue of the loaded versions."""
@@ -155,16 +225,17 @@ class Batcher:
             for operation in _OPERATIONS
         ]
 
-    def _reject(self, queue: QueueName) -> None:
-        """Handle a task for a version that is not loaded here.
+    def _reject(self, queue: QueueName, group: QueueGroup | None = None) -> None:
+        """Handle a task for a version that is not loaded here, nor any other of the group.
 
         Another worker may have loaded it, or one may load it later. The images stay in the queue,
         so that none is lost, unless the version can no longer be loaded: then the clients are
         answered at once, and the API retries with the next version.
         """
-        if self._forwarder.forward_batch(queue):
+        if self._forwarder.forward_batch(queue, group):
             return
-        self._queues.clear_scheduled(queue)  # so that the API's recovery sends another task
+        # So that the API's recovery sends another task.
+        self._queues.clear_scheduled(group or queue, queue_of(queue.model))
         try:
             is_named = queue.version in self._store.aliases(queue.model).values()
         except DamagedAliasesError:
@@ -178,171 +249,66 @@ class Batcher:
         )
         while items := self._queues.take(queue, self._batch_limit):
             replies = [Reply(item.id, queue.version, 1, 0, 0, error=error) for item in items]
-            self._queues.send_replies(queue, list(zip(items, replies, strict=True)), 1.0)
+            try:
+                self._queues.send_replies(list(zip(items, replies, strict=True)), {queue: 1.0})
+            finally:
+                self._queues.let_go(items)
 
-    def _next_batch(self, queue: QueueName, others: Sequence[QueueName], limit: int) -> list[Item]:
-        """The next images; waits a moment for them unless another queue or a stop is pending."""
+    def _begin_more(self, turn: _Turn, batch: _Batch) -> None:
+        """Let another thread answer what waits, if more than this batch may wait."""
+        if turn.threads and len(batch.taken) == turn.limit:
+            self._threads.begin(partial(self._answer_more, turn), turn.threads)
+
+    def _answer_more(self, turn: _Turn) -> None:
+        """Answer batches for as long as there are any; run by the other threads."""
+        while not self._is_over(turn) and (batch := self._take(turn)) and batch.taken:
+            self._begin_more(turn, batch)
+            self._answer(batch, turn.group)
+            if isinstance(turn.source, QueueName) and self._loaded_of(turn.source, None) is None:
+                break  # as in `run`
+
+    def _next_batch(self, turn: _Turn) -> _Batch | None:
+        """The next images; waits a moment for them unless another task or a stop is pending."""
         until = time.monotonic() + self._linger_seconds
-        while not (items := self._take(queue, others, limit)):
+        while (batch := self._take(turn)) is not None and not batch.taken:
             seconds_left = until - time.monotonic()
-            if items is None or seconds_left <= 0 or self._stopping.is_set():
-                return []
-            pushed = self._queues.wait_for_push([queue, *others], min(seconds_left, _WAIT_SECONDS))
-            if pushed not in (None, queue):
-                return []  # the task of another queue is on its way and gets its turn
-        return items
+            if seconds_left <= 0 or self._stopping.is_set():
+                return None
+            self._queues.wait_for_push(turn.source, min(seconds_left, _WAIT_SECONDS))
+        return batch
 
-    def _take(self, queue: QueueName, others: Sequence[QueueName], limit: int) -> list[Item] | None:
+    def _take(self, turn: _Turn) -> _Batch | None:
+        """Images, or none of them; None if another task is on its way and gets its turn."""
         began = time.time_ns()
-        items = self._queues.take_unless(queue, limit, others)
-        self._took = (began, time.time_ns())
-        return items
+        taken = self._queues.take_unless(turn.source, turn.limit)
+        return None if taken is None else _Batch(taken, (began, time.time_ns()))
 
-    def _answer(self, queue: QueueName, predictor: Predictor, items: list[Item]) -> int:
-        """Compute and answer the items whose deadline has not passed; return their number."""
-        trace = batch_trace(queue, items, self._took)
-        with structlog.contextvars.bound_contextvars(**_log_fields(queue, items)):
-            try:
-                return self._answer_in_time(queue, predictor, items, trace)
-            finally:
-                if trace is not None:
-                    trace.end()
-
-    def _answer_in_time(
-        self, queue: QueueName, predictor: Predictor, items: list[Item], trace: BatchTrace | None
-    ) -> int:
-        now = self._clock()
-        late = [item for item in items if item.deadline <= now]
-        self._queues.drop(late)
-        labels = (queue.model, str(queue.version), queue.operation)
-        if late:
-            self._metrics.inc("dropped_images_total", *labels, "deadline_exceeded", by=len(late))
-        in_time = [item for item in items if item.deadline > now]
-        for group in _group_by_shape(in_time):
-            began = time.monotonic()
-            self._computing += 1  # a counter, because faster queues run within slower ones
-            try:
-                replies = self._run_batch(queue, predictor, group, now, trace)
-            finally:
-                self._computing -= 1
-                self._computed_at = time.monotonic()
-            rate = len(group) / max(time.monotonic() - began, 1e-6)
-            before = self._rates.get(queue)
-            self._rates[queue] = before + _RATE_SMOOTHING * (rate - before) if before else rate
-            pairs = list(zip(group, replies, strict=True))
-            began, began_at = time.monotonic(), time.time_ns()
-            for reply in replies:
-                code = reply.error[0] if reply.error else ""
-                self._metrics.inc("computed_images_total", *labels, code)
-            self._queues.send_replies(queue, pairs, self._rates[queue])
-            self._metrics.observe("reply_seconds", time.monotonic() - began, *labels)
-            if trace is not None:
-                trace.replied(began_at)
-        return len(in_time)
-
-    def _run_batch(
-        self,
-        queue: QueueName,
-        predictor: Predictor,
-        items: Sequence[Item],
-        now: float,
-        trace: BatchTrace | None,
-    ) -> list[Reply]:
-        began, began_at = time.monotonic(), time.time_ns()
-        waits = [max(0.0, now - item.enqueued) for item in items]
+    def _answer(self, batch: _Batch, group: QueueGroup | None) -> int:
+        """Answer what was taken, and give back what this worker cannot; return how many."""
         try:
-            outputs = self._compute(queue, predictor, items)
-        except OpsinError as failure:
-            if trace is not None:
-                trace.ran(items, waits, began_at, failure.code)
-            error = (failure.code, failure.detail)
-            return [Reply(item.id, predictor.version, 1, 0, 0, error=error) for item in items]
-        except Exception:
-            log.exception("batch_failed", size=len(items), **_origins(items))
-            if trace is not None:
-                trace.ran(items, waits, began_at, "internal_error")
-            if len(items) == 1:
-                self._statistics.record_failure(queue.model, predictor.version)
-                error = ("internal_error", "The network failed on this image.")
-                return [Reply(items[0].id, predictor.version, 1, 0, 0, error=error)]
-            # One bad image must not fail the others.
-            return [self._run_batch(queue, predictor, [item], now, trace)[0] for item in items]
-        seconds = time.monotonic() - began
-        if trace is not None:
-            trace.ran(items, waits, began_at, "")
-        self._count_batch(queue, waits, seconds)
-        if queue.operation in _VECTOR_OPERATIONS:
-            self._statistics.record(
-                queue.model,
-                predictor.version,
-                size=len(items),
-                queue_seconds=sum(waits),
-                compute_seconds=seconds,
-                at=now,
-            )
-        return [
-            Reply(
-                item.id,
-                predictor.version,
-                len(items),
-                waited,
-                seconds,
-                vector=output.vector,
-                note=output.note,
-            )
-            for item, output, waited in zip(items, outputs, waits, strict=True)
-        ]
+            return self._answer_loaded(batch, group)
+        finally:
+            self._queues.let_go(one.item for one in batch.taken)
 
-    def _count_batch(self, queue: QueueName, waits: Sequence[float], seconds: float) -> None:
-        metrics, labels = self._metrics, (queue.model, str(queue.version), queue.operation)
-        self._log.debug("batch", images=len(waits), compute_ms=round(seconds * 1000, 1))
-        metrics.inc("executions_total", *labels)
-        metrics.observe("batch_images", len(waits), *labels)
-        metrics.observe("compute_seconds", seconds, *labels)
-        for waited in waits:
-            metrics.observe("queue_seconds", waited, *labels)
-
-    def _compute(
-        self, queue: QueueName, predictor: Predictor, items: Sequence[Item]
-    ) -> Sequence[ItemOutput]:
-        outputs: Sequence[ItemOutput]
-        for operation in _VECTOR_OPERATIONS:
-            if queue.operation == operation:
-                vectors = predictor.run(operation, np.stack([item.pixels for item in items]))
-                outputs = [ItemOutput(vector) for vector in vectors]
-                break
-        else:
-            handler = self._handlers[queue.operation]
-            outputs = handler.compute(
-                queue, predictor, items, lambda: self.run_faster_queues(queue.operation)
-            )
-        if not all(np.isfinite(output.vector).all() for output in outputs):
-            raise FloatingPointError(f"{queue.key} gave a value that is not a number")
-        return outputs
-
-
-def _log_fields(queue: QueueName, items: Sequence[Item]) -> dict[str, Any]:
-    """For every log line during a batch."""
-    served = {"model": queue.model, "version": queue.version, "operation": queue.operation}
-    return served | _origins(items)
-
-
-def _origins(items: Sequence[Item]) -> dict[str, Any]:
-    """The requests of these images, for a log line: one, or a list of several."""
-    origins = list(dict.fromkeys(item.origin for item in items))
-    if len(origins) == 1:
-        return dict(origins[0].log_fields)
-    fields = [origin.log_fields for origin in origins]
-    return {
-        f"{name}s": values
-        for name in ("request_id", "trace_id")
-        if (values := [one[name] for one in fields if name in one])
-    }
-
-
-def _group_by_shape(items: Sequence[Item]) -> list[list[Item]]:
-    """Groups of items with equal image size and note, so that each group is one array."""
-    groups: dict[tuple[tuple[int, ...], bytes], list[Item]] = {}
-    for item in items:
-        groups.setdefault((item.pixels.shape, item.note), []).append(item)
-    return list(groups.values())
+    def _answer_loaded(self, batch: _Batch, group: QueueGroup | None) -> int:
+        """Answer what this worker has loaded the versions of; return the number of images."""
+        queues = dict.fromkeys(one.queue for one in batch.taken)
+        loaded = {queue: self._models.get(queue.model, queue.version) for queue in queues}
+        predictors = {queue: one for queue, one in loaded.items() if one is not None}
+        for queue in queues.keys() - predictors.keys():
+            # Another worker has loaded more versions of the group, or this one has just dropped it.
+            items = [one.item for one in batch.taken if one.queue == queue]
+            self._queues.give_back(queue, items, self._clock(), group)
+            self._reject(queue)
+        ours = [one for one in batch.taken if one.queue in predictors]
+        if not ours:
+            return 0
+        at_once = 1 + self._threads.running
+        try:
+            return self._runner.answer(ours, predictors, batch.took, at_once=at_once)
+        except OutOfMemoryError:
+            # Its images stay claimed: once it is gone, the API queues them for its successor.
+            log.error("out_of_memory", help="The worker ends, and is started again.")  # noqa: TRY400
+            self._stopping.set()
+            self._end()
+            raise

@@ -5,15 +5,13 @@ same Celery queue of the model. A worker that receives a task for a version that
 reads the heartbeats and forwards the task.
 """
 
-from typing import Any
-
 import redis
 import structlog
 from celery import Celery
 
 from contracts.queue import redis_keys
 from contracts.queue.heartbeat import read_heartbeats
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.redis_keys import QueueGroup, QueueName
 from models.catalog import queue_of
 
 log = structlog.get_logger()
@@ -33,16 +31,16 @@ class TaskForwarder:
         self._client = client
         self._worker_id = worker_id
 
-    def schedule(self, queue: QueueName) -> None:
-        """Send a queue's next task to any worker of the model."""
-        self._send_batch_task(queue, queue_of(queue.model))
+    def schedule(self, queue: QueueName, group: QueueGroup | None = None) -> None:
+        """Send the next task of a queue, or of its group, to any worker of the model."""
+        self._send_batch_task(queue, group, queue_of(queue.model))
 
-    def forward_batch(self, queue: QueueName) -> bool:
-        """Send a queue's task to a worker that has loaded the version; False if none has."""
+    def forward_batch(self, queue: QueueName, group: QueueGroup | None = None) -> bool:
+        """Send such a task to a worker that has loaded the version; False if none has."""
         worker = self._find_worker(queue.model, queue.version)
         if worker is None:
             return False
-        self._send_batch_task(queue, redis_keys.own_queue(worker))
+        self._send_batch_task(queue, group, redis_keys.own_queue(worker))
         log.info("task_forwarded", queue=queue.key, to=worker)
         return True
 
@@ -57,8 +55,10 @@ class TaskForwarder:
         log.info("task_forwarded", job=job_id, to=worker)
         return True
 
-    def _send_batch_task(self, queue: QueueName, celery_queue: str) -> None:
-        args: list[Any] = [queue.model, queue.version, queue.operation]
+    def _send_batch_task(
+        self, queue: QueueName, group: QueueGroup | None, celery_queue: str
+    ) -> None:
+        args = redis_keys.batch_args(queue, group)
         # Without `expires`, which the worker would compare with its own host's clock.
         self._app.send_task(redis_keys.TASK_BATCH, args=args, queue=celery_queue)
 

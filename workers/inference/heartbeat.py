@@ -52,6 +52,8 @@ class HeartbeatPublisher:
         self._devices: tuple[str, ...] = ()
         self._count_traces: Callable[[], int] = lambda: 0
         self._read_statistics: Callable[[], tuple[VersionStatistics, ...]] = tuple
+        self._checks: tuple[Callable[[redis.Redis], None], ...] = ()
+        self._read_shared_pixels: Callable[[], tuple[str, ...]] = tuple
 
     def start(self) -> None:
         self._thread.start()
@@ -83,9 +85,25 @@ class HeartbeatPublisher:
         """Publish these counts from now on; called by the heartbeat's thread."""
         self._read_statistics = read
 
+    def set_shared_pixels(self, read: Callable[[], tuple[str, ...]]) -> None:
+        """Publish these names from now on; called by the heartbeat's thread."""
+        self._read_shared_pixels = read
+
+    def set_checks(self, *checks: "Callable[[redis.Redis], None]") -> None:
+        """Call these after each heartbeat from now on, in its thread and with its connection.
+
+        They may raise the errors of Redis.
+        """
+        self._checks = checks
+
     def _run(self) -> None:
         while not self._stopped.wait(HEARTBEAT_SECONDS):
             self._publish()
+            try:
+                for check in self._checks:
+                    check(self._client)
+            except redis.RedisError as error:
+                log.warning("heartbeat_check_failed", error=type(error).__name__)
 
     def _publish(self) -> None:
         heartbeat = WorkerBeat(
@@ -101,6 +119,8 @@ class HeartbeatPublisher:
             statistics=self._read_statistics(),
             queues=self._queues,
             reads_origins=True,
+            reads_groups=True,
+            shared_pixels=self._read_shared_pixels(),
             clock_ahead=self._clock.host_ahead,
         )
         try:

@@ -34,6 +34,7 @@ from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, MalformedMessageError, Pixels, Vector, unpack_bundle
 from contracts.tracing.spans import span
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.serving.outputs import OutputReader
@@ -142,12 +143,17 @@ class InferenceJobRunner:
         expected = sum(item["error"] is None for item in lease.request["items"])
         if len(messages) != expected:
             messages = self._stored_images(lease.job_id)
+        if len(messages) != expected and home_id(self.files.root.parent) is None:
+            raise Unavailable("The data home is missing.")
         if len(messages) != expected:
-            raise InternalError("The images of this job were lost with Redis. Send them again.")
+            raise InternalError("The images of this job were lost. Send them again.")
         return [Item.unpack(raw).pixels for raw in messages]
 
     def _stored_images(self, job_id: str) -> list[bytes]:
-        """The images in the job's folder; none if there are none, or the file is truncated."""
+        """The images in the job's folder; none if there are none, or the file is truncated.
+
+        Those of a large job are nowhere else.
+        """
         with suppress(OSError, MalformedMessageError):
             return unpack_bundle((self.files.work(job_id) / redis_keys.JOB_INPUT).read_bytes())
         return []

@@ -9,12 +9,33 @@ from typing import Protocol
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.inference.manifest import Manifest
 from contracts.queue.messages import Pixels, Vector
+from contracts.queue.redis_keys import QueueGroup
+from models.catalog import queue_of
 from models.explain.results import Explanations, Indices
 from models.store.labels import Label
 
+_DIGEST_LENGTH = 32
+
+
+class SharedBase(Protocol):
+    """What several versions compute alike; `models.serving` has the implementation."""
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal; the same on every host."""
+        ...
+
+    def run(self, images: Pixels) -> Vector:
+        """Images (n, h, w, 3) uint8 to what `Predictor.finish` takes, one row for each."""
+        ...
+
 
 class Predictor(Protocol):
-    """What runs a batch; `models.serving.predictor` has the implementation."""
+    """What runs a batch; `models.serving.predictor` has the implementation.
+
+    Attributes:
+        base: The same object in all versions that it computes for; None if the version shares none.
+    """
 
     version: int
     manifest: Manifest
@@ -24,7 +45,20 @@ class Predictor(Protocol):
     runtime_reason: str | None
 
     @property
+    def base(self) -> SharedBase | None: ...
+
+    @property
     def batch_sizes(self) -> tuple[int, ...]: ...
+
+    @property
+    def batch_limit(self) -> int:
+        """The most images of a batch."""
+        ...
+
+    @property
+    def batch_threads(self) -> int:
+        """How many threads should answer batches."""
+        ...
 
     @property
     def explain_runtime(self) -> str | None: ...
@@ -39,9 +73,24 @@ class Predictor(Protocol):
         """Images (n, h, w, 3) uint8 to outputs (n, k) float32."""
         ...
 
+    def finish(self, operation: VectorOperation, base_output: Vector) -> Vector:
+        """As `run`, from what the base gave for the images."""
+        ...
+
     def explain(self, images: Pixels, classes: Indices, *, hires: bool = False) -> Explanations:
         """Heatmaps of the given classes; a negative class means the most probable one."""
         ...
+
+
+def group_of(model: str, predictor: Predictor) -> QueueGroup | None:
+    """The queues whose images may run together with those of a version.
+
+    They have one Celery queue, so that every worker that gets the group's tasks can hold all of
+    its versions.
+    """
+    if predictor.base is None:
+        return None
+    return QueueGroup(f"{queue_of(model)}/{predictor.base.digest[:_DIGEST_LENGTH]}")
 
 
 class LoadedModels:
@@ -53,6 +102,11 @@ class LoadedModels:
 
     def get(self, model: str, version: int) -> Predictor | None:
         return self._versions.get((model, version))
+
+    def group(self, model: str, version: int) -> QueueGroup | None:
+        """The group of a version's queues; None without a base, or if it is not loaded."""
+        predictor = self.get(model, version)
+        return None if predictor is None else group_of(model, predictor)
 
     def versions(self, model: str) -> list[int]:
         """The numbers of a model's versions, in ascending order."""

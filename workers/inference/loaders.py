@@ -96,6 +96,23 @@ class VersionLoader:
         predictor.warm()
         return predictor
 
+    def base_of(self, model: str, version: int) -> str | None:
+        """The digest of the base that a version will probably share when it is loaded.
+
+        None if it has none, or if its heads take much memory besides.
+        """
+        from models.serving.openvino.head_file import kept_base
+        from models.serving.openvino.runtime import INT8_FOLDER
+
+        if self._options.engine != "openvino":
+            return None
+        try:
+            folder = self._store.path(model, version)
+        except VersionNotFound:
+            return None
+        is_int8 = self._options.precision in ("auto", "int8") and (folder / INT8_FOLDER).is_dir()
+        return None if is_int8 else kept_base(folder)
+
 
 def face_finder_opener(settings: Settings) -> "Callable[[], FaceFinder]":
     """A function that loads the face finder."""

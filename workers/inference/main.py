@@ -27,7 +27,7 @@ from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.celery import REDIS_OPTIONS, celery_app
 from contracts.queue.clock import RedisClock
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.settings import Settings
 from contracts.tracing.spans import start_tracing, stop_tracing
 from database.clock import DatabaseClock
@@ -88,6 +88,7 @@ def run(settings: Settings) -> None:
         worker.consume()
     finally:
         worker.stopping.set()
+        worker.close()
         worker.heartbeat.stop()
         publisher.stop()
         stop_tracing()
@@ -127,25 +128,33 @@ class Worker:
         self._configured = tuple(dict.fromkeys(settings.models))
         self._store = Store(settings.store_home)
         self._models = LoadedModels()
-        self._queues = WorkerQueues(client, self._id)
+        self._celery_queues = (
+            *map(queue_of, self._configured),
+            redis_keys.inference_queue(TRAINED),
+        )
+        self._queues = WorkerQueues(client, self._id, tuple(dict.fromkeys(self._celery_queues)))
         self._forwarder = TaskForwarder(app, client, self._id)
         self.stopping = Event()
         self._clock = RedisClock()
         self._cancellation = Cancellation(self._queues, self.stopping, self._clock)
         self._faces = FacesOperation(face_finder_opener(settings), self._cancellation)
         self.heartbeat = HeartbeatPublisher(client, self._id, clock=self._clock)
+        self.heartbeat.set_checks(self._queues.report_lost, self._queues.follow_shared_pixels)
+        self.heartbeat.set_shared_pixels(lambda: self._queues.shared_pixels.names)
         self._statistics = InferenceStatistics()
         self._metrics = metrics
         self.heartbeat.set_statistics(self._statistics.read)
         options = RuntimeOptions.of(settings)
+        loader = VersionLoader(self._store, settings.max_batch_size, options, self._faces)
         self._manager = ModelManager(
             self._store,
             self._configured,
             self._models,
-            load=VersionLoader(self._store, settings.max_batch_size, options, self._faces),
+            load=loader,
             queues=self._queues,
             heartbeat=self.heartbeat,
             max_trained=settings.trained_models,
+            base_of=loader.base_of,
             metrics=metrics,
         )
         self._batcher = self._make_batcher()
@@ -172,8 +181,7 @@ class Worker:
             pool="threads",
             concurrency=1,
             queues=[
-                *map(queue_of, self._configured),
-                redis_keys.inference_queue(TRAINED),
+                *self._celery_queues,
                 redis_keys.own_queue(self._id),
                 redis_keys.CONVERSION_QUEUE,
             ],
@@ -185,6 +193,10 @@ class Worker:
         )
         log.info("worker_starts", worker=self._id, models=self._configured)
         worker.start()
+
+    def close(self) -> None:
+        """Wait until every image that was taken is answered; call it when it consumes no more."""
+        self._batcher.close()
 
     def _begin(self, pool: Executor) -> None:
         """Start the thread that answers, then the one that loads.
@@ -241,8 +253,11 @@ class Worker:
         conversions = ConversionRunner(self._store, self._client)
 
         @self._app.task(name=redis_keys.TASK_BATCH)  # type: ignore[untyped-decorator]
-        def run_queue(model: str, version: int, operation: Operation) -> None:
-            self._batcher.run(QueueName(model, version, operation))
+        def run_queue(
+            model: str, version: int, operation: Operation, group: str | None = None
+        ) -> None:
+            name = QueueName(model, version, operation)
+            self._batcher.run(name, None if group is None else QueueGroup(group))
 
         @self._app.task(name=redis_keys.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
         def run_job(job_id: str, model: str) -> None:
@@ -279,9 +294,11 @@ class Worker:
                 "clip": clip,
             },
             batch_limit=self._settings.max_batch_size,
+            threads=self._settings.worker_threads,
             linger_seconds=self._settings.linger_ms / 1000,
             stopping=self.stopping,
             clock=self._clock,
             statistics=self._statistics,
             metrics=self._metrics,
+            end=lambda: os.kill(os.getpid(), signal.SIGTERM),
         )

@@ -10,6 +10,7 @@ send images to it. All of this happens in one thread, so no request ever waits f
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from threading import Event
 from typing import Protocol
 
@@ -22,15 +23,34 @@ from contracts.metrics.registry import Metrics
 from contracts.queue.heartbeat import HeldModel
 from models.catalog import CATALOG
 from models.store.store import Store
-from workers.inference.loaded_models import LoadedModels, Predictor
+from workers.inference.loaded_models import LoadedModels, Predictor, group_of
 
 log = structlog.get_logger()
 
 RECONCILE_SECONDS = 0.3
 # An API process reads the heartbeats every half second; then it may still have images to decode.
 GRACE_SECONDS = 3.0
+# A head takes about a hundredth of the memory of a base, and time to load.
+HEADS_AS_ONE = 16
+# A version that failed to load is tried again, since a disk or memory may have been full: after the
+# first pause, then after twice as long each time, but not longer than the last one.
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 30.0, 900.0
 # For how long the metrics of a version are kept that was dropped.
 METRICS_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a version could not be loaded, and when to try again.
+
+    Attributes:
+        pause: Seconds between this attempt and the next one.
+        retry_at: Monotonic seconds.
+    """
+
+    reason: str
+    pause: float
+    retry_at: float
 
 
 class LoadModel(Protocol):
@@ -62,6 +82,9 @@ class ModelManager:
         queues: A version is not evicted while images wait for it.
         heartbeat: Told the state of all models after each change.
         max_trained: How many trained models may be in memory; those promoted longest ago are not.
+            One that shares its base with another counts as a sixteenth.
+        base_of: Says which base a version shares; None if that is unknown, or if what it does not
+            share takes much memory.
         clock: Monotonic seconds.
         metrics: Count what is loaded and dropped.
     """
@@ -76,6 +99,7 @@ class ModelManager:
         queues: WaitingImages,
         heartbeat: ReportState,
         max_trained: int = 32,
+        base_of: Callable[[str, int], str | None] = lambda _model, _version: None,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
@@ -88,10 +112,13 @@ class ModelManager:
         self._queues = queues
         self._heartbeat = heartbeat
         self._max_trained = max_trained
+        self._base_of = base_of
+        self._bases: dict[tuple[str, int], str] = {}
+        self._found: dict[tuple[str, int], str | None] = {}
         self._clock = clock
         self._missing = {name: HeldModel(name=name, state="loading") for name in configured}
         self._partial: dict[str, str] = {}
-        self._failed: dict[tuple[str, int], str] = {}
+        self._failed: dict[tuple[str, int], _Failure] = {}
         self._unneeded_since: dict[tuple[str, int], float] = {}
         self._loading: tuple[str, int] | None = None
         self._trained: tuple[str, ...] = ()
@@ -125,7 +152,7 @@ class ModelManager:
         before, self._trained = self._trained, self._trained_models()
         self._dropped |= {(model, None): self._clock() for model in {*before} - {*self._trained}}
         newest_first = sorted(self._trained, key=lambda name: (-self._store.changed_at(name), name))
-        self._over_limit = frozenset(newest_first[self._max_trained :])
+        self._over_limit = self._beyond_limit(newest_first)
         for model in (*self._configured, *self._trained):
             if stopping is not None and stopping.is_set():
                 return
@@ -135,7 +162,47 @@ class ModelManager:
                 log.exception("aliases_unreadable", model=model)
                 continue
             self._reconcile_model(model, {} if model in self._over_limit else aliases)
+        self.report()  # once: it names each version, and there may be hundreds
         self._drop_metrics()
+
+    def _beyond_limit(self, newest_first: list[str]) -> frozenset[str]:
+        """The trained models for which there is no room, those promoted longest ago."""
+        if len(newest_first) <= self._max_trained:
+            return frozenset()
+        room, counted, beyond = self._max_trained * HEADS_AS_ONE, set[str](), set[str]()
+        for model in newest_first:
+            base = self._base(model)
+            cost = 1 if base in counted else HEADS_AS_ONE
+            if cost > room:
+                beyond.add(model)
+                continue
+            room -= cost
+            if base is not None:
+                counted.add(base)
+        return frozenset(beyond)
+
+    def _base(self, model: str) -> str | None:
+        """What a model's champion shares with those of the same base; None if it may share none.
+
+        What was found when a version was loaded counts from then on, also once it is dropped, or
+        it would be loaded and dropped again and again.
+        """
+        for version in reversed(self._loaded.versions(model)):
+            if (model, version) not in self._found and (found := self._loaded.get(model, version)):
+                expected = self._base_of(model, version)
+                shares = found.base is not None and found.base.digest == expected
+                self._found[model, version] = expected if shares else None
+            return self._found.get((model, version))
+        try:
+            version = self._store.aliases(model).get(CHAMPION, 0)
+        except (OSError, ValueError, OpsinError):  # reported when the model is reconciled
+            return None
+        if (model, version) in self._found:
+            return self._found[model, version]
+        known = self._bases.get((model, version)) or self._base_of(model, version)
+        if known is not None:
+            self._bases[model, version] = known
+        return known
 
     def _drop_metrics(self) -> None:
         """Forget what was counted for versions and models that every worker has dropped by now.
@@ -171,13 +238,15 @@ class ModelManager:
         """Load what is missing, then activate it, then evict what is no longer needed."""
         needed = set(aliases.values())
         self._failed = {
-            key: reason
-            for key, reason in self._failed.items()
+            key: failure
+            for key, failure in self._failed.items()
             if key[0] != model or key[1] in needed
         }
         champion = aliases.get(CHAMPION)
         for version in sorted(needed, key=lambda number: (number != champion, number)):
-            if self._loaded.get(model, version) is None and (model, version) not in self._failed:
+            failure = self._failed.get((model, version))
+            is_due = failure is None or self._clock() >= failure.retry_at
+            if self._loaded.get(model, version) is None and is_due:
                 self._load(model, version)
                 self._activate(model, aliases)
         self._activate(model, aliases)
@@ -197,6 +266,7 @@ class ModelManager:
                 model, version, f"Version {version} failed to load; the worker's log says why."
             )
         else:
+            self._failed.pop((model, version), None)
             self._metrics.inc("version_loads_total", model, "success")
             self._metrics.observe("version_load_seconds", time.monotonic() - began, model)
             seconds = round(time.monotonic() - began, 2)
@@ -205,7 +275,9 @@ class ModelManager:
             self._loading = None
 
     def _fail(self, model: str, version: int, reason: str) -> None:
-        self._failed[model, version] = reason
+        before = self._failed.get((model, version))
+        pause = FIRST_RETRY_SECONDS if before is None else min(2 * before.pause, LAST_RETRY_SECONDS)
+        self._failed[model, version] = _Failure(reason, pause, self._clock() + pause)
         self._metrics.inc("version_loads_total", model, "failure")
         log.error("version_unavailable", model=model, version=version, reason=reason)
 
@@ -218,8 +290,9 @@ class ModelManager:
                 if candidate is not None and self._loaded.get(model, candidate) is not None:
                     active[alias] = candidate
                     break
-        self._loaded.activate(model, active)
-        self.report()
+        if active != before:
+            self._loaded.activate(model, active)
+            self.report()
 
     def _evict(self, model: str, needed: set[int]) -> None:
         now = self._clock()
@@ -258,9 +331,11 @@ class ModelManager:
         """The version that is being loaded, and those that have failed."""
         if self._loading is not None and self._loading[0] == model:
             yield HeldModel(name=model, version=self._loading[1], state="loading")
-        for (name, version), reason in self._failed.items():
-            if name == model:
-                yield HeldModel(name=model, version=version, state="unavailable", reason=reason)
+        for key, failure in self._failed.items():
+            if key[0] == model and key != self._loading:
+                yield HeldModel(
+                    name=model, version=key[1], state="unavailable", reason=failure.reason
+                )
 
     def _loaded_states(self, model: str) -> Iterator[HeldModel]:
         for version in self._loaded.versions(model):
@@ -271,6 +346,7 @@ class ModelManager:
             if {"classify", "faces"}.isdisjoint(predictor.operations):
                 reason = self._partial.get(model, "It is a base without a classifier.")
             aliases = self._loaded.aliases(model)
+            group = group_of(model, predictor)
             yield HeldModel(
                 name=model,
                 version=version,
@@ -282,4 +358,5 @@ class ModelManager:
                 runtime=predictor.runtime,
                 runtime_reason=predictor.runtime_reason,
                 batch_sizes=predictor.batch_sizes,
+                group=None if group is None else group.name,
             )

@@ -3,11 +3,13 @@
 Heatmaps come from a separate graph, which has to be read, compiled, compared and run once. That
 takes a second or two, and much longer if OpenVINO cannot read the graph, since TensorFlow is loaded
 then. Here it is done before anyone asks for a heatmap, but after everything else: when all versions
-are loaded, the worker has been idle for a while, and there is memory to spare.
+are loaded, the worker has been idle for a while, and there is memory to spare. Of the versions that
+share a base, a few are prepared, because the others need little more than what those have loaded.
 """
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -28,6 +30,9 @@ IDLE_SECONDS = 2.0
 _SPARE_BYTES = 1_000_000_000
 # The next check when memory was short; it costs little, and another process may have ended.
 RETRY_SECONDS = 60.0
+# So many versions of a shared base. Of a further one only the head is missing, so its first heatmap
+# takes 0.3 s longer.
+PRELOADED_HEADS = 8
 # Weights are in memory once as pages of the file and once as they are computed with.
 _COPIES = 2
 _CGROUP = Path("/sys/fs/cgroup")
@@ -99,11 +104,24 @@ class Preloader:
         self._not_before = {
             key: seconds for key, seconds in self._not_before.items() if key in versions
         }
-        for model, version in versions:
-            predictor = self._models.get(model, version)
-            if predictor is not None and self._should_load(model, version, predictor):
+        predictors = [(key, self._models.get(*key)) for key in versions]
+        explained = Counter(
+            predictor.base.digest
+            for _, predictor in predictors
+            if predictor is not None and predictor.base is not None and predictor.can_explain()
+        )
+        for (model, version), predictor in predictors:
+            if predictor is None or self._has_enough(predictor, explained):
+                continue
+            if self._should_load(model, version, predictor):
                 self._load(model, version, predictor)
                 return
+
+    def _has_enough(self, predictor: Predictor, explained: Counter[str]) -> bool:
+        """Whether many versions of a version's base are loaded, so that it would wait little."""
+        if self._mode == "on" or predictor.base is None:
+            return False
+        return explained[predictor.base.digest] >= PRELOADED_HEADS
 
     def _should_load(self, model: str, version: int, predictor: Predictor) -> bool:
         if "heatmap" not in predictor.operations or predictor.can_explain():

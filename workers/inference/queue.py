@@ -6,21 +6,27 @@ the API can queue them again if this worker dies before it replies.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import cast, get_args
+from typing import TypeAlias, cast, get_args
 
 import redis
 
 from contracts.errors import DeadlineExceeded, Draining
 from contracts.inference.inference import Operation
 from contracts.queue import redis_keys, scripts
-from contracts.queue.messages import Item, MalformedMessageError, Reply, Vector
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.messages import Item, MalformedMessageError, ReadShared, Reply, Vector
+from contracts.queue.redis_keys import QueueGroup, QueueName
+from contracts.queue.shared_pixels import SharedPixelsReader
+
+Source: TypeAlias = QueueName | QueueGroup
+"""What a task tells a worker to process."""
 
 # The reply list of an API process that is gone must not stay forever.
 _REPLIES_EXPIRE_SECONDS = 120
+_LOST_EXPIRE_SECONDS = 10
+_MISSING_SECONDS = 3600  # after which nobody waits for an image any more
 _RATE_EXPIRE_SECONDS = 60
 _RATE_INTERVAL_SECONDS = 0.5
 
@@ -39,80 +45,169 @@ class ItemOutput:
     note: bytes = b""
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedItem:
+    """An image that was taken, and the queue that it was taken from."""
+
+    queue: QueueName
+    item: Item
+
+
 class WorkerQueues:
     """All queues, as one worker uses them.
 
     Args:
         client: A connection whose answers are bytes.
         worker_id: The owner of the claims.
+        celery_queues: Where its tasks come from: a task in one of them may be its next.
+
+    Attributes:
+        shared_pixels: Where the pixels are that do not travel with their items.
     """
 
-    def __init__(self, client: "redis.Redis", worker_id: str) -> None:
+    def __init__(
+        self, client: "redis.Redis", worker_id: str, celery_queues: Sequence[str] = ()
+    ) -> None:
         self._client = client
         self._claims = redis_keys.claims(worker_id)
+        self._lost_claims = redis_keys.lost_claims(worker_id)
+        self._in_hand: set[bytes] = set()  # `add` and `discard` are atomic
+        self._missing: dict[bytes, float] = {}  # since when, in seconds of `time.monotonic`
+        self.shared_pixels = SharedPixelsReader()
+        self._schedule = client.register_script(scripts.SCHEDULE)
         self._take = client.register_script(scripts.TAKE)
+        self._take_group = client.register_script(scripts.TAKE_GROUP)
+        self._give_back = client.register_script(scripts.GIVE_BACK)
+        self._notify_keys = [redis_keys.notify_in(queue) for queue in celery_queues]
+        self._scheduled_keys = [redis_keys.scheduled_in(queue) for queue in celery_queues]
+        self._other_keys = [
+            key
+            for queue in celery_queues
+            for key in (redis_keys.scheduled_in(queue), redis_keys.notify_in(queue))
+        ]
         self._rate_written: dict[QueueName, float] = {}
 
-    def clear_scheduled(self, queue: QueueName) -> None:
+    def clear_scheduled(self, source: Source, celery_queue: str) -> None:
         """From now on, a push schedules the next task, on this worker or another."""
-        self._client.delete(queue.scheduled_key)
+        pipe = self._client.pipeline(transaction=False)
+        pipe.delete(source.scheduled_key)
+        pipe.zrem(redis_keys.scheduled_in(celery_queue), source.key)
+        pipe.execute()
 
-    def set_scheduled(self, queue: QueueName) -> bool:
+    def set_scheduled(self, source: Source, celery_queue: str) -> bool:
         """Whether the caller has to send the next task; False if one is already scheduled."""
-        expires = redis_keys.SCHEDULED_EXPIRE_MS
-        return bool(self._client.set(queue.scheduled_key, 1, nx=True, px=expires))
+        keys = [source.scheduled_key, redis_keys.scheduled_in(celery_queue)]
+        return bool(self._schedule(keys=keys, args=[redis_keys.SCHEDULED_EXPIRE_MS, source.key]))
 
-    def scheduled(self, queues: Sequence[QueueName]) -> list[QueueName]:
-        """Those of the queues whose task is on its way to a worker."""
-        if not queues:
+    def noted(self) -> list[Source]:
+        """What may have a task in one of the worker's Celery queues, among it what had one."""
+        pipe = self._client.pipeline(transaction=False)
+        for key in self._scheduled_keys:
+            pipe.zrange(key, 0, -1)
+        names = [name.decode() for found in pipe.execute() for name in found]
+        return [redis_keys.source_of(name) for name in names]
+
+    def scheduled(self, sources: Sequence[Source]) -> list[Source]:
+        """Those of the queues or groups whose task is on its way to a worker."""
+        if not sources:
             return []
-        keys = [queue.scheduled_key for queue in queues]
+        keys = [source.scheduled_key for source in sources]
         values = cast(list[bytes | None], self._client.mget(keys))
-        return [queue for queue, value in zip(queues, values, strict=True) if value]
+        return [source for source, value in zip(sources, values, strict=True) if value]
 
     def take(self, queue: QueueName, limit: int) -> list[Item]:
         """At most `limit` images, oldest first; those of clients that have gone are dropped."""
-        return self.take_unless(queue, limit, ()) or []
+        return [taken.item for taken in self.take_unless(queue, limit) or []]
 
-    def take_unless(
-        self, queue: QueueName, limit: int, others: Sequence[QueueName]
-    ) -> list[Item] | None:
-        """As `take`, but reports when the queue is empty and another one is scheduled.
-
-        Returns:
-            At most `limit` images; None if there are none and a task of one of `others` waits
-            for a worker.
-        """
-        keys = [queue.key, self._claims, queue.notify_key]
-        keys += [other.scheduled_key for other in others]
-        messages = cast(list[bytes] | int, self._take(keys=keys, args=[limit]))
-        if isinstance(messages, int):
-            return None
-        items = []
-        for raw in messages:
-            try:
-                items.append(Item.unpack(raw))
-            except MalformedMessageError:
-                # Made by another release. Its sender answers when the deadline has passed.
-                continue
-        return items
-
-    def wait_for_push(self, queues: Sequence[QueueName], seconds: float) -> QueueName | None:
-        """Wait until images are pushed to one of the queues.
+    def take_unless(self, source: Source, limit: int) -> list[QueuedItem] | None:
+        """As `take`, but reports when there are none and something else is scheduled.
 
         Args:
-            queues: Which to wait for.
-            seconds: How long; at least a millisecond, since for Redis 0 means forever.
+            source: A queue, or a group, whose queues are served in turn.
+            limit: The most images.
 
         Returns:
-            The queue that was pushed to; None if none was in time.
+            The images; None if there are none and another task waits in one of the worker's
+            Celery queues.
         """
-        by_key = {queue.notify_key: queue for queue in queues}
-        popped = cast(
-            tuple[bytes, bytes] | None,
-            self._client.blpop(list(by_key), timeout=max(seconds, 0.001)),
+        args: list[str | int] = [limit, source.key]
+        if isinstance(source, QueueGroup):
+            keys = [source.ready_key, self._claims, source.notify_key, *self._other_keys]
+            answer = cast(list[bytes] | int, self._take_group(keys=keys, args=args))
+            if isinstance(answer, int):
+                return None
+            return self._received(zip(answer[::2], answer[1::2], strict=True))
+        keys = [source.key, self._claims, source.notify_key, *self._other_keys]
+        answer = cast(list[bytes] | int, self._take(keys=keys, args=args))
+        if isinstance(answer, int):
+            return None
+        return self._received((source, raw) for raw in answer)
+
+    def _received(self, taken: Iterable[tuple[bytes | QueueName, bytes]]) -> list[QueuedItem]:
+        received = list(_unpacked(taken, self.shared_pixels.read))
+        self._in_hand.update(one.item.id for one in received)
+        return received
+
+    def let_go(self, items: Iterable[Item]) -> None:
+        """Forget images that were taken, whether or not they could be answered."""
+        self._in_hand.difference_update(item.id for item in items)
+
+    def report_lost(self, client: "redis.Redis") -> None:
+        """Tell the API which claimed images this worker does not have; call it once a second.
+
+        If a connection is cut while images are on their way, they have left their queue and are
+        claimed, but no worker has them. So are those whose replies could not be sent. What is
+        missing twice in a row is lost; before that, it may still be on its way.
+
+        Args:
+            client: A connection of the calling thread.
+        """
+        claimed = cast("set[bytes]", client.smembers(self._claims))
+        missing, now = claimed - self._in_hand, time.monotonic()
+        lost = missing & self._missing.keys()
+        self._missing = {item_id: self._missing.get(item_id, now) for item_id in missing}
+        if lost:
+            pipe = client.pipeline(transaction=False)
+            pipe.sadd(self._lost_claims, *lost)
+            pipe.expire(self._lost_claims, _LOST_EXPIRE_SECONDS)
+            if old := [one for one in lost if now > self._missing[one] + _MISSING_SECONDS]:
+                pipe.srem(self._claims, *old)
+            pipe.execute()
+
+    def follow_shared_pixels(self, client: "redis.Redis") -> None:
+        """Open the memory of each API process whose memory this worker can read.
+
+        Args:
+            client: A connection of the calling thread.
+        """
+        self.shared_pixels.follow(
+            cast("list[bytes]", client.zrange(redis_keys.SHARED_PIXELS, 0, -1))
         )
-        return by_key[popped[0].decode()] if popped else None
+
+    def give_back(
+        self, queue: QueueName, items: Sequence[Item], now: float, group: QueueGroup | None
+    ) -> None:
+        """Put images back to the front of their queue, as this worker cannot answer them.
+
+        Args:
+            queue: Where they were taken from.
+            items: Which, in their order.
+            now: Unix time by the clock of their deadlines.
+            group: What they were taken for, if for a group; it is not ready there any more.
+        """
+        seconds = max([1.0, *(item.deadline - now for item in items)])
+        ids, raws = [item.id for item in items], [item.pack() for item in items]
+        keys = [queue.key, self._claims, *([] if group is None else [group.ready_key])]
+        self._give_back(keys=keys, args=[int(seconds * 1000), *ids, *raws])
+
+    def wait_for_push(self, source: Source, seconds: float) -> None:
+        """Wait until images are pushed to a queue or group, or another task is sent.
+
+        Args:
+            source: The queue or group.
+            seconds: How long at most; at least a millisecond, since for Redis 0 means forever.
+        """
+        self._client.blpop([source.notify_key, *self._notify_keys], timeout=max(seconds, 0.001))
 
     def count_waiting(self, model: str, version: int) -> int:
         """Images in all queues of a version; 1 if Redis does not answer, as if one waited."""
@@ -123,14 +218,13 @@ class WorkerQueues:
             return 1
 
     def send_replies(
-        self, queue: QueueName, replies: Sequence[tuple[Item, Reply]], rate: float
+        self, replies: Sequence[tuple[Item, Reply]], rates: Mapping[QueueName, float]
     ) -> None:
-        """Send the replies of one batch and record the queue's rate.
+        """Send the replies of one batch and record the rates of its queues.
 
         Args:
-            queue: Where the items came from.
             replies: Each item with its reply.
-            rate: Images per second, for `Retry-After`.
+            rates: Images per second of each queue, for `Retry-After`.
         """
         by_list: dict[str, list[bytes]] = defaultdict(list)
         for item, reply in replies:
@@ -141,9 +235,10 @@ class WorkerQueues:
             pipe.expire(key, _REPLIES_EXPIRE_SECONDS)
         self._release(pipe, [item for item, _ in replies])
         now = time.monotonic()
-        if now >= self._rate_written.get(queue, 0.0) + _RATE_INTERVAL_SECONDS:
-            self._rate_written[queue] = now
-            pipe.set(queue.rate_key, f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
+        for queue, rate in rates.items():
+            if now >= self._rate_written.get(queue, 0.0) + _RATE_INTERVAL_SECONDS:
+                self._rate_written[queue] = now
+                pipe.set(queue.rate_key, f"{rate:.3f}", ex=_RATE_EXPIRE_SECONDS)
         pipe.execute()
 
     def is_abandoned(self, item: Item) -> bool:
@@ -157,6 +252,21 @@ class WorkerQueues:
 
     def _release(self, client: "redis.Redis", items: Sequence[Item]) -> None:
         client.srem(self._claims, *(item.id for item in items))
+
+
+def _unpacked(
+    messages: Iterable[tuple[bytes | QueueName, bytes]], read_shared: ReadShared
+) -> Iterator[QueuedItem]:
+    """What was taken; the first of a pair is a queue or its key."""
+    for queue, raw in messages:
+        try:
+            item = Item.unpack(raw, read_shared)
+        except MalformedMessageError:
+            # Made by another release, or by an API process whose memory cannot be read. It is
+            # claimed and not in hand, so that its sender, if there is one, queues it again.
+            continue
+        name = QueueName.of_key(queue.decode()) if isinstance(queue, bytes) else queue
+        yield QueuedItem(name, item)
 
 
 class Cancellation:

@@ -5,7 +5,7 @@ from threading import Lock
 
 from contracts.queue.heartbeat import BatchStatistics, VersionStatistics
 
-_MAX_VERSIONS = 64
+_MAX_VERSIONS = 256
 """Of those that are counted; a heartbeat holds all of them."""
 
 

@@ -11,7 +11,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,14 @@ from contracts.tracing.spans import flush_tracing, start_tracing, stop_tracing
 from contracts.work import WorkStoppedError
 from database.clock import DatabaseClock
 from database.engine import open_engine
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.processes import end_with_parent
 from workers.jobs.context import LeasedWork, json_safe
 from workers.jobs.disk import becomes_usable, disk_error
 from workers.jobs.handlers import TABLE, load_handler
+from workers.jobs.memory import reserved_memory
 
 log = structlog.get_logger()
 
@@ -118,6 +120,7 @@ class _Child:
         count_database(self._engine, self._metrics)
         self._leases = Leases(self._engine, DatabaseClock(self._engine), self._metrics)
         self._publisher: MetricsPublisher | None = None
+        self._held = ExitStack()
         self._began = False
 
     def run(self, job_id: str, attempt: int, trace: str) -> int:
@@ -143,7 +146,11 @@ class _Child:
                 trace=TraceContext.parse(trace),
                 kept_bytes=settings.min_free_disk_bytes if lease.kind in PICTURE_KINDS else 0,
             )
-            return JobAttempt(lease, work, self._leases, settings, self._kinds).run()
+            # The memory is free when the process ends, or is kept for another job.
+            self._held.close()
+            return JobAttempt(
+                lease, work, self._leases, settings, self._kinds, held=self._held
+            ).run()
         except (Unavailable, TimeoutError) as error:
             log.warning("job_interrupted", job=job_id, error=str(error))
             return EXIT_UNFINISHED
@@ -160,6 +167,7 @@ class _Child:
         if self._publisher is not None:
             self._publisher.stop()
         self._engine.dispose()
+        self._held.close()
 
 
 def _publish_metrics(settings: Settings, metrics: Metrics) -> MetricsPublisher | None:
@@ -180,15 +188,24 @@ class JobAttempt:
         lease: Taken by the parent process.
         kinds: The table of handlers, see `workers.jobs.handlers`.
         work: What the handler sees of it.
+        held: Gives back what the job has reserved of the memory.
     """
 
     def __init__(
-        self, lease: Lease, work: LeasedWork, leases: Leases, settings: Settings, kinds: str
+        self,
+        lease: Lease,
+        work: LeasedWork,
+        leases: Leases,
+        settings: Settings,
+        kinds: str,
+        *,
+        held: ExitStack,
     ) -> None:
         self._lease = lease
         self._leases = leases
         self._settings = settings
         self._kinds = kinds
+        self._held = held
         self._files = JobFiles.of(settings)
         self._work = work
 
@@ -204,7 +221,9 @@ class JobAttempt:
         self._work.start()
         with self._files.locked(job_id, _LOCK_SECONDS):
             log.info("job_begins", job=job_id, kind=self._lease.kind, attempt=self._lease.attempt)
-            ended = self._finish(self._outcome())
+            outcome = self._outcome()
+            self._work.close(_code_of(outcome))
+            ended = self._has_home(outcome) and self._finish(outcome)
             if ended:
                 log.info("job_ended", job=job_id, kind=self._lease.kind)
                 self._files.end_work(job_id)
@@ -213,10 +232,12 @@ class JobAttempt:
     def _outcome(self) -> dict[str, Any] | OpsinError | WorkStoppedError:
         try:
             self._work.check()
+            kind, settings = self._lease.kind, self._settings
+            self._held.enter_context(reserved_memory(self._work, kind, settings, self._kinds))
             # Importing TensorFlow and the like takes seconds.
             self._work.progress(Progress(fraction=0, phase="loading"))
-            handler = load_handler(self._lease.kind, self._kinds)
-            result: dict[str, Any] = json_safe(handler(self._work, self._settings))
+            handler = load_handler(kind, self._kinds)
+            result: dict[str, Any] = json_safe(handler(self._work, settings))
         except WorkStoppedError as error:
             return error
         except OpsinError as error:
@@ -239,9 +260,19 @@ class JobAttempt:
             return stopped
         return error
 
+    def _has_home(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
+        """Whether the outcome counts.
+
+        If the disk of the home was unmounted, what is missing is not deleted, and what was written
+        is not kept.
+        """
+        if isinstance(outcome, WorkStoppedError) or home_id(self._settings.home) is not None:
+            return True
+        log.error("home_missing", home=str(self._settings.home))
+        return False
+
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""
-        self._work.close(_code_of(outcome))
         if isinstance(outcome, dict):
             self._announce()
             return self._leases.succeed(self._lease, outcome)

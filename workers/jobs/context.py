@@ -21,6 +21,7 @@ from contracts.errors import DiskUnusable, InternalError, Unavailable
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.metrics.registry import Metrics
 from contracts.tracing.origin import TraceContext
+from contracts.training.trainings import last_phase
 from contracts.work import WorkStoppedError
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
@@ -52,6 +53,7 @@ class LeasedWork:
     Attributes:
         stopped: Why the work has to end; None while it may continue.
         counts: The metrics of this process.
+        at_peak: Called when a training has had all the memory that it trains with.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class LeasedWork:
         self.request: dict[str, Any] = lease.request
         self.folder: Path = files.work(lease.job_id)
         self.stopped: StopReason | None = None
+        self.at_peak: Callable[[], None] | None = None
         self._lease = lease
         self._leases = leases
         self._files = files
@@ -106,6 +109,25 @@ class LeasedWork:
         """Stop the work at its next step; the first reason counts."""
         self.stopped = self.stopped or reason
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the work waits, which does not count as running."""
+        return self._elapsed.is_paused
+
+    @property
+    def paused_seconds(self) -> float:
+        """How long this attempt has waited."""
+        return self._elapsed.paused_seconds
+
+    def pause(self) -> None:
+        """Stop counting the running time."""
+        self._elapsed.pause()
+        self._elapsed.save()
+
+    def resume(self) -> None:
+        """Count the running time again."""
+        self._elapsed.resume()
+
     def check(self) -> None:
         if self.stopped is not None:
             raise WorkStoppedError(self.stopped)
@@ -137,6 +159,9 @@ class LeasedWork:
         # Other jobs have rows of the same form. A resumed training reports earlier epochs again.
         if self._lease.kind == "training" and phase and epoch and not known:
             self.trained(str(phase), row.get("images") or 0)
+            if self.at_peak is not None and phase == last_phase(self.request):
+                self.at_peak()
+                self.at_peak = None
 
     def trained(self, phase: str, images: int) -> None:
         """See `contracts.work.CountsEpochs`."""
@@ -251,18 +276,40 @@ class ElapsedTime:
     Args:
         folder: The job's work folder.
         clock: Monotonic seconds.
+
+    Attributes:
+        paused_seconds: How long this attempt has waited without counting.
     """
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = folder / _ELAPSED_FILE
         self._clock = clock
-        self._started = clock()
-        self._before = _read_seconds(self._path)
+        self._started: float | None = clock()
+        self._paused = 0.0
+        self.paused_seconds = 0.0
+        self._before = run_seconds(folder)
 
     @property
     def seconds(self) -> float:
         """How long the job has run until now."""
-        return self._before + self._clock() - self._started
+        started = self._started
+        return self._before + (0.0 if started is None else self._clock() - started)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether time passes uncounted."""
+        return self._started is None
+
+    def pause(self) -> None:
+        """Stop counting."""
+        seconds = self.seconds
+        self._started, self._paused = None, self._clock()
+        self._before = seconds
+
+    def resume(self) -> None:
+        """Count again."""
+        self._started = self._clock()
+        self.paused_seconds += self._started - self._paused
 
     def save(self) -> None:
         """Store the time for the next attempt, if the disk allows it."""
@@ -270,9 +317,10 @@ class ElapsedTime:
             write_atomically(self._path, f"{self.seconds:.3f}")
 
 
-def _read_seconds(path: Path) -> float:
+def run_seconds(folder: Path) -> float:
+    """The running time that was last stored in a job's work folder."""
     try:
-        return max(0.0, float(path.read_text()))
+        return max(0.0, float((folder / _ELAPSED_FILE).read_text()))
     except (OSError, ValueError):
         return 0.0
 

@@ -56,9 +56,12 @@ def becomes_usable(folders: Sequence[Path], seconds: float, may_wait: Callable[[
     while time.monotonic() < until:
         may_wait()
         time.sleep(_POLL_SECONDS)
-        for folder, (could_write, free) in zip(present, before, strict=True):
-            if _free(folder) >= free + _FREED_BYTES or (not could_write and _can_write(folder)):
-                return all(map(_can_write, present))
+        has_changed = any(
+            _free(folder) >= free + _FREED_BYTES or (not could_write and _can_write(folder))
+            for folder, (could_write, free) in zip(present, before, strict=True)
+        )
+        if has_changed and all(map(_can_write, present)):
+            return True
     return False
 
 

@@ -131,6 +131,7 @@ class Enrollment:
         self._request = EnrollmentRequest.model_validate(work.request)
         self._embedder = embedder_of(analyzer.version)
         self._template_ids = _template_ids(work.job_id)
+        self._damaged: list[str] = []  # ids of templates
         self._identity = IdentityCheck(
             faces, self._request.subject_id, self._embedder, self._template_ids
         )
@@ -178,8 +179,8 @@ class Enrollment:
         require_consent(standing, self._faces.policy.get())
 
     def _remaining_templates(self) -> int:
-        """How many templates may be added, not counting those of an earlier attempt."""
-        templates = self._faces.templates.of_subject(
+        """How many may be added; those of an earlier attempt and damaged ones are replaced."""
+        templates, self._damaged = self._faces.templates.readable(
             self._request.subject_id, embedder=self._embedder
         )
         earlier = set(self._template_ids)
@@ -275,7 +276,7 @@ class Enrollment:
             self._request.subject_id,
             templates,
             embedder=self._embedder,
-            replacing=self._template_ids,
+            replacing=[*self._template_ids, *self._damaged],
             final_check=partial(self._final_check, selection, analyzed.source),
         )
 

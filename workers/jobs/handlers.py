@@ -2,6 +2,7 @@
 
 A handler takes the work and the settings, and returns the result as JSON:
 ``run(work: contracts.work.Work, settings: contracts.settings.Settings) -> dict[str, Any]``.
+An estimate takes the same, and returns the bytes of memory that the job will need.
 """
 
 import importlib
@@ -12,6 +13,7 @@ from contracts.settings import Settings
 from contracts.work import Work
 
 Handler = Callable[[Work, Settings], dict[str, Any]]
+Estimate = Callable[[Work, Settings], int]
 
 KINDS: Mapping[str, str] = {
     "training": "workers.jobs.training_start:run",
@@ -29,6 +31,24 @@ KINDS: Mapping[str, str] = {
     "dream": "models.create.dream_job:run",
     "enrollment": "workers.jobs.enrollment:run",
 }
+
+MEMORY: Mapping[str, str] = {
+    "training": "workers.jobs.estimates:training_bytes",
+    "sweep": "workers.jobs.estimates:sweep_bytes",
+    "dataset_import": "workers.jobs.estimates:image_bytes",
+    "dataset_video": "workers.jobs.estimates:image_bytes",
+    "filters": "workers.jobs.estimates:network_bytes",
+    "heatmap": "workers.jobs.estimates:network_bytes",
+    "activations": "workers.jobs.estimates:network_bytes",
+    "evaluation": "workers.jobs.estimates:network_bytes",
+    "quantize": "workers.jobs.estimates:network_bytes",
+    "calibration": "workers.jobs.estimates:image_bytes",
+    "face_detection": "workers.jobs.estimates:image_bytes",
+    "style_transfer": "workers.jobs.estimates:style_transfer_bytes",
+    "dream": "workers.jobs.estimates:dream_bytes",
+    "enrollment": "workers.jobs.estimates:no_bytes",
+}
+"""The estimate of the memory of each kind."""
 
 TABLE = "workers.jobs.handlers:KINDS"
 
@@ -48,6 +68,19 @@ def load_handler(kind: str, table: str = TABLE) -> Handler:
         raise ImportError(f"{table} has no '{kind}'")
     handler: Handler = _import_object(kinds[kind])
     return handler
+
+
+def load_estimate(kind: str, table: str = TABLE) -> Estimate:
+    """Import the estimate of a kind of job: of `MEMORY` in the module of the handlers' table.
+
+    Raises:
+        ImportError: As `load_handler`.
+    """
+    memory: Mapping[str, str] = _import_object(f"{table.partition(':')[0]}:MEMORY")
+    if kind not in memory:
+        raise ImportError(f"{table} has no estimate of '{kind}'")
+    estimate: Estimate = _import_object(memory[kind])
+    return estimate
 
 
 def _import_object(reference: str) -> Any:

@@ -16,6 +16,7 @@ from contracts.faces.subjects import TemplateSource
 from contracts.queue.messages import Vector
 from database.faces.repositories import FaceRepositories
 from database.faces.search.gallery import Gallery
+from database.faces.template_rows import Damaged
 from models.faces.embedding import mean_embedding
 
 Mask = npt.NDArray[np.bool_]
@@ -53,7 +54,7 @@ class IdentityCheck:
         Raises:
             SubjectNotFound: The subject no longer exists.
             Conflict: The face differs from the subject's, or belongs to another subject.
-            Unavailable: The database does not answer.
+            Unavailable: The database does not answer, or all of its templates are damaged.
         """
         threshold = self._faces.threshold.get().effective_for(self._embedder).similarity
         accepted = self._like_subject(vectors, source, threshold)
@@ -70,20 +71,23 @@ class IdentityCheck:
             raise _different_person()
 
     def _like_subject(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
-        existing = [
-            template.vector
-            for template in self._faces.templates.of_subject(
-                self._subject_id, embedder=self._embedder
+        templates, damaged = self._faces.templates.readable(
+            self._subject_id, embedder=self._embedder
+        )
+        existing = [one.vector for one in templates if one.id not in self._replaced]
+        if not existing and not self._replaced.issuperset(damaged):
+            raise Damaged(
+                "The subject's embeddings are damaged, so that no face can be compared with them. "
+                "Delete the subject and enroll it again, or restore a backup.",
+                retry_after=60,
             )
-            if template.id not in self._replaced
-        ]
         if not existing:
             return np.ones(len(vectors), np.bool_)
-        templates = np.stack(existing)
-        similar: Mask = (vectors @ templates.T).max(1) >= threshold
+        known = np.stack(existing)
+        similar: Mask = (vectors @ known.T).max(1) >= threshold
         is_whole_similar = source == "image" or (
             similar.mean() >= _MIN_CLIP_SHARE
-            and float((templates @ mean_embedding(vectors)).max()) >= threshold
+            and float((known @ mean_embedding(vectors)).max()) >= threshold
         )
         if not is_whole_similar or not similar.any():
             raise _different_person()

@@ -1,9 +1,9 @@
 """How long a job still takes, from how fast it has become."""
 
-from contracts.jobs import STARTING
+from contracts.jobs import STARTING, WAITING_FOR_MEMORY
 
 _MEASURABLE = 1e-3  # less progress says nothing about the pace
-_WITHOUT_WORK = frozenset({STARTING, "loading"})
+_WITHOUT_WORK = frozenset({STARTING, WAITING_FOR_MEMORY, "loading"})
 _MAX_SAMPLES = 64
 
 

@@ -15,9 +15,11 @@ from contracts.errors import OpsinError
 from contracts.jobs import KEPT_KINDS, LEASE_SECONDS
 from contracts.settings import Settings
 from contracts.tracing.spans import current_span
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from workers.jobs.child import EXIT_ENDED, max_hours, overdue_error
+from workers.jobs.context import run_seconds
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
 from workers.jobs.tracing import job_context
@@ -64,6 +66,7 @@ class Slot:
         self._notified = Event()
         self._kept: WorkProcess | None = None
         self._kept_until = 0.0
+        self._has_home = True
         self._thread = Thread(target=self._run, name=f"slot-{queue}", daemon=True)
 
     def start(self) -> None:
@@ -79,27 +82,38 @@ class Slot:
     def _run(self) -> None:
         while not self._context.stopping.is_set():
             self._notified.clear()
-            if not self._run_next():
-                self._notified.wait(_IDLE_SECONDS)
+            try:
+                if self._run_next():
+                    continue
                 if time.monotonic() > self._kept_until:
                     self._end_kept()
+            except Exception:
+                # The next try may succeed, and the worker must not lose a slot.
+                log.exception("slot_interrupted", queue=self.queue)
+            self._notified.wait(_IDLE_SECONDS)
         self._end_kept()
 
     def _run_next(self) -> bool:
         """Run the next job; return False if there is none."""
         context = self._context
-        try:
-            release_dead_workers(context.leases)
-            lease = context.leases.claim_next(self.queue, context.worker_id, LEASE_SECONDS)
-            if lease is None:
-                return False
-            with job_context(lease):
-                self._attempt(lease)
-        except Exception:
-            # The next try may succeed, and the worker must not lose a slot.
-            log.exception("slot_interrupted", queue=self.queue)
+        if not self._check_home():
             return False
+        release_dead_workers(context.leases)
+        lease = context.leases.claim_next(self.queue, context.worker_id, LEASE_SECONDS)
+        if lease is None:
+            return False
+        with job_context(lease):
+            self._attempt(lease)
         return True
+
+    def _check_home(self) -> bool:
+        """Whether the home is there; without its disk, every job would fail."""
+        home = self._context.settings.home
+        has_home = home_id(home) is not None
+        if self._has_home and not has_home:
+            log.error("home_missing", home=str(home), hint="check OPSIN_HOME and its mount")
+        self._has_home = has_home
+        return has_home
 
     def _attempt(self, lease: Lease) -> None:
         context = self._context
@@ -161,7 +175,6 @@ class Slot:
         context = self._context
         stop_since: float | None = None
         seconds = max_hours(context.settings, lease.kind) * 3600
-        deadline = time.monotonic() + seconds + _STOP_SECONDS
         while True:
             status = child.wait(_WATCH_SECONDS if not context.stopping.is_set() else 0.05)
             if status is not None:
@@ -169,12 +182,12 @@ class Slot:
             if context.stopping.is_set():
                 child.stop(context.settings.shutdown_seconds / 2)
                 return child.wait(0)
-            now = time.monotonic()
-            if now > deadline:
+            if run_seconds(context.files.work(lease.job_id)) > seconds + _STOP_SECONDS:
                 context.leases.fail(lease, overdue_error(context.settings, lease.kind))
                 return None
             stop_seconds = self._stop_seconds(lease)
             if stop_seconds is not None:
+                now = time.monotonic()
                 stop_since = stop_since or now
                 if now > stop_since + stop_seconds:
                     log.warning("child_hangs", job=lease.job_id, pid=child.pid)

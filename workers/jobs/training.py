@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from contracts.errors import NotFound, NotTrainable, SubjectNotFound
 from contracts.inference.serving import Serving
 from contracts.settings import Settings
@@ -22,6 +24,7 @@ from contracts.work import Work
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.faces.standings import require_consent
+from database.faces.template_rows import Damaged
 from models.datasets.dataset import SPLITS, Dataset, Example
 from models.datasets.splitting import Fractions
 from models.faces.analyzer import open_analyzer
@@ -30,6 +33,8 @@ from models.store.store import Store
 from models.training import run as training
 from models.training.data.data_source import TrainingData
 from workers.jobs.serving import wait_until_served
+
+log = structlog.get_logger()
 
 _FRACTIONS = Fractions(0.15, 0.15, 0)
 
@@ -140,6 +145,9 @@ class SubjectSource:
                 raise
             except NotFound:
                 continue  # deleted in the meantime
+            except Damaged as error:
+                log.warning("frame_unreadable", subject=subject, frame=file_id, why=error.detail)
+                continue
             cropped = self.crop(frame.content)
             if cropped is not None:
                 yield file_id, cropped

@@ -18,12 +18,16 @@ from contracts.work import Work
 from models.training.data.data_source import LibrarySource
 from models.training.loop.costs import PLAN, costs_of, expected_seconds, stages_of
 from models.training.loop.progress import ProgressReporter
+from workers.jobs.context import LeasedWork
 
 
 def run(work: Work, settings: Settings) -> dict[str, Any]:
     """Load the libraries of trainings, then run `workers.jobs.training.run`."""
     request = TrainingRequest.model_validate(work.request)
-    seconds = {"start": time.time() - psutil.Process().create_time()}
+    started = psutil.Process().create_time()
+    if isinstance(work, LeasedWork):
+        started += work.paused_seconds
+    seconds = {"start": time.time() - started}
     began = time.monotonic()
     with _reported(work, settings, request, seconds["start"]):
         from workers.jobs.training import run as train  # TensorFlow

@@ -1,16 +1,21 @@
-"""`opsin faces rotate` and `rotate-token-key`: new keys, on this machine."""
+"""`opsin faces rotate`, `rotate-token-key` and `replace-lost-keys`: new keys, on this machine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from cli.output import CommandError, as_command_error, notes, waiting
+from cli.checks.face_keys import present_keys
+from cli.options import Yes
+from cli.output import CommandError, answers, confirm, counted, notes, waiting, warn
 from cli.settings import load
-from cli.startup import migrate
+from cli.startup import open_database
+from cli.streams import shown
 from contracts.settings import Settings
+from database.audit import COMMAND, Audit
+from database.crypto.cipher import sealing_key_ids
 from database.crypto.envelope import DecryptionError
 from database.crypto.master_keys import KeyFile
-from database.engine import open_engine
+from database.engine import reading
 from database.faces.repositories import FaceRepositories
 
 _AT_ONCE = 500
@@ -22,14 +27,13 @@ def rotate() -> None:
     A running service uses the new key at once. Older keys stay, since backups need them.
     """
     settings = load()
-    with _described_errors():
-        migrate(settings)
-        if settings.faces_keys is None:
+    with _described_errors(), open_database(settings) as engine:
+        faces = FaceRepositories.of(settings, engine, _now)
+        if settings.faces_keys is None and faces.cipher.key_id:  # raises if keys are missing
             _add_key(settings)
-        with _open_faces(settings) as faces:
-            count = _reencrypt(faces)
-            faces.token_keys.reencrypt()
-            faces.keyed_hash.reencrypt()
+        count = _reencrypt(faces)
+        faces.token_keys.reencrypt()
+        faces.keyed_hash.reencrypt()
     notes().print(f"[green]✓[/] {count} subjects are encrypted by {faces.cipher.key_id}")
 
 
@@ -40,11 +44,53 @@ def rotate_token_key() -> None:
     signed has expired.
     """
     settings = load()
-    with _described_errors():
-        migrate(settings)
-        with _open_faces(settings) as faces:
-            key_id = faces.token_keys.rotate()
+    with _described_errors(), open_database(settings) as engine:
+        key_id = FaceRepositories.of(settings, engine, _now).token_keys.rotate()
     notes().print(f"[green]✓[/] tokens are signed by {key_id}")
+
+
+def replace_lost_keys(yes: Yes = False) -> None:
+    """Go on without master keys that are lost for good, and print who must be enrolled again.
+
+    Such as after `opsin restore` of a backup without --secrets. With OPSIN_FACES_KEYS, set a new
+    key there first. A service that has started without the keys goes on at once.
+    """
+    settings = load()
+    with _described_errors(), open_database(settings) as engine:
+        with reading(engine) as session:
+            lost = sealing_key_ids(session) - present_keys(settings)
+        if not lost:
+            raise CommandError("No key is missing. `opsin faces rotate` changes a key.")
+        subjects = FaceRepositories.of(settings, engine, _now).subjects
+        people = subjects.encrypted_by(lost)
+        confirm(
+            f"The missing keys are {', '.join(sorted(lost))}. Without them "
+            f"{counted(len(people), 'subject')} can be neither recognized nor exported, and tokens "
+            "of logins end now. Replace them?",
+            yes=yes,
+        )
+        if settings.faces_keys is None:
+            KeyFile(settings.face_keys_file).create()
+        faces = FaceRepositories.of(settings, engine, _now)
+        faces.token_keys.replace_lost()
+        faces.keyed_hash.replace_lost()
+        subject = f"{', '.join(sorted(lost))} by {faces.cipher.key_id}"
+        Audit(engine, _now).write(COMMAND, "face_keys_replaced", subject)
+    notes().print(f"[green]✓[/] what is new is encrypted by {faces.cipher.key_id}")
+    _print_lost(people)
+
+
+def _print_lost(people: Sequence[tuple[str, str]]) -> None:
+    if not people:
+        return
+    for subject_id, name in people:
+        answers().print(f"{subject_id}  {shown(name)}", markup=False)
+    warn(
+        notes(),
+        f"{counted(len(people), 'subject')} must be enrolled again: `opsin faces erase` and "
+        "`opsin faces enroll`. Should the keys be found, add their lines below the present "
+        "ones instead.",
+    )
 
 
 def _add_key(settings: Settings) -> None:
@@ -56,21 +102,15 @@ def _add_key(settings: Settings) -> None:
 
 
 @contextmanager
-def _open_faces(settings: Settings) -> Iterator[FaceRepositories]:
-    engine = open_engine(settings.database)
-    try:
-        yield FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
-    finally:
-        engine.dispose()
-
-
-@contextmanager
 def _described_errors() -> Iterator[None]:
-    with as_command_error():
-        try:
-            yield
-        except (ValueError, OSError, DecryptionError) as error:
-            raise CommandError(f"The keys of faces: {error}.") from None
+    try:
+        yield
+    except (ValueError, OSError, DecryptionError) as error:
+        raise CommandError(f"The keys of faces: {error}.") from None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _reencrypt(faces: FaceRepositories) -> int:

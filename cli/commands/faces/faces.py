@@ -1,7 +1,6 @@
 """`opsin faces`: enroll people, log them in, find them and erase them."""
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +22,11 @@ from cli.output import (
     answers,
     confirm,
     counted,
+    errors,
     notes,
+    print_error,
     print_json,
+    written_file,
 )
 from cli.settings import load
 from cli.streams import shown
@@ -340,14 +342,14 @@ def export(
 ) -> None:
     """Export everything that is held on a person, as JSON, with embeddings and images."""
     answer = FacesApi(load(key=key), server).get(f"/subjects/{quote(subject, safe='')}/export")
+    if damaged := answer.get("unreadable"):
+        text = "These images and embeddings are damaged or missing, and not in it"
+        print_error(errors(), f"{text}: {', '.join(damaged)}.")
     if out is None:
         print_json(answer)
         return
-    try:
-        with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(answer, file, indent=2)
-    except OSError as error:
-        raise CommandError(f"{shown(out)} cannot be written: {error.strerror}.") from None
+    with written_file(out, replace=False, mode=0o600) as file:
+        file.write(json.dumps(answer, indent=2).encode())
     notes().print(f"[green]✓[/] {escape(shown(out))}")
 
 
@@ -355,6 +357,7 @@ app.command()(face_threshold.calibrate)
 app.command()(face_threshold.threshold)
 app.command()(face_keys.rotate)
 app.command()(face_keys.rotate_token_key)
+app.command()(face_keys.replace_lost_keys)
 
 
 def _send_each(

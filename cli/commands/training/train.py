@@ -32,11 +32,14 @@ from cli.output import (
 )
 from cli.processes.signals import StopSignals
 from cli.settings import load
+from cli.startup import using_home
 from cli.streams import shown
 from cli.tables import Column, print_list
 from contracts.errors import OpsinError
 from contracts.inference.manifest import Served
 from contracts.inference.serving import Serving
+from contracts.jobs import WAITING_FOR_MEMORY
+from contracts.jobs import Progress as JobProgress
 from contracts.settings import Settings
 from contracts.suggestions import explained
 from contracts.training.datasets import DatasetInfo
@@ -45,7 +48,10 @@ from contracts.training.training_result import ClassReport, Promotion, SplitMetr
 from contracts.training.trainings import TrainingRequest
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
+from models.memory.ledger import MemoryLedger
+from models.memory.machine import memory_limit
 from models.store.store import Store
+from models.training.memory import check_memory, images_of
 from models.training.parent import complete
 from models.training.presets import PRESETS, training_request
 from models.training.validation import check_model_name, check_network
@@ -160,11 +166,15 @@ def train_folder(settings: Settings, folder: Path, fields: Mapping[str, Any]) ->
         try:
             check_model_name(request.model)
             check_network(request)
-            _add_dataset(settings, folder, dataset_id, console, signals)
-            run_folder = RunFolder.of(settings.home / "trainings", request)
-            with run_folder.locked(), TerminalWork(run_folder, request, console, signals) as work:
-                result = _run(work, settings)
-            run_folder.remove()
+            with using_home(settings):
+                _add_dataset(settings, folder, dataset_id, console, signals)
+                run_folder = RunFolder.of(settings.home / "trainings", request)
+                with (
+                    run_folder.locked(),
+                    TerminalWork(run_folder, request, console, signals) as work,
+                ):
+                    result = _run(work, request, settings)
+                run_folder.remove()
         except WorkStoppedError:
             raise CommandError(
                 "Stopped. The same command again resumes here.", exit_code=_INTERRUPTED
@@ -208,11 +218,22 @@ def presets(as_json: Json = False) -> None:
     )
 
 
-def _run(work: TerminalWork, settings: Settings) -> dict[str, Any]:
-    work.show_status("Loading TensorFlow")
-    from models.training.run import run  # TensorFlow
+def _run(work: TerminalWork, request: TrainingRequest, settings: Settings) -> dict[str, Any]:
+    """Train, beside the jobs of a running service if there is memory for all, otherwise later."""
+    info = DatasetStore.of(settings).listing(request.dataset_id or "").info
+    classes = len(request.classes or info.classes)
+    limit = memory_limit(settings.training_memory_mb)
+    needed = check_memory(request, classes, limit, images_of(request, info))
 
-    return run(work, settings)
+    def report() -> None:
+        work.progress(JobProgress(fraction=0, phase=WAITING_FOR_MEMORY))
+
+    with MemoryLedger.of(settings).reserve(needed, report) as reservation:
+        work.at_peak = reservation.lower_to_peak
+        work.show_status("Loading TensorFlow")
+        from models.training.run import run  # TensorFlow
+
+        return run(work, settings)
 
 
 def _request(body: Mapping[str, Any], settings: Settings) -> TrainingRequest:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import secrets
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from cli.output import CommandError, clock_time, wrap
 from cli.processes.signals import StopSignals
 from cli.progress_text import epoch_text, phase_text
 from contracts.jobs import Progress as JobProgress
-from contracts.training.trainings import TrainingRequest
+from contracts.training.trainings import TrainingRequest, last_phase
 from contracts.work import WorkStoppedError
 from models.locks import locked
 from models.store.manifest import write_atomically
@@ -75,7 +76,11 @@ class RunFolder:
 
 
 class TerminalWork:
-    """A `contracts.work.Work` that shows its progress; use it as a context manager."""
+    """A `contracts.work.Work` that shows its progress; use it as a context manager.
+
+    Attributes:
+        at_peak: Called when the training has had all the memory that it trains with.
+    """
 
     def __init__(
         self,
@@ -90,6 +95,7 @@ class TerminalWork:
         self._results, self._signals = run_folder.results, signals
         self._epochs = request.epochs.model_dump()
         self._phase: str | None = None
+        self.at_peak: Callable[[], None] | None = None
         self._printed_epochs: set[tuple[Any, Any]] = set()
         self._bar = Progress(
             TextColumn("{task.description}", table_column=None),
@@ -155,6 +161,10 @@ class TerminalWork:
             return
         self._printed_epochs.add(key)
         phase = str(row.get("phase"))
+        # A resumed training first reports the epochs before, which other processes have trained.
+        if self.attempt == 1 and self.at_peak is not None and phase == last_phase(self.request):
+            self.at_peak()
+            self.at_peak = None
         line = epoch_text(row, self._epochs.get(phase)) or ""
         self._bar.console.print(wrap(self._console, line), markup=False, highlight=False)
 

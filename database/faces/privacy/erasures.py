@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from contracts.errors import SubjectNotFound
 from database.engine import batches, reading, writing
 from database.faces.template_rows import find_subject
+from database.jobs.queries import end_jobs
 from database.tables import AnswerRecord, FaceEventRecord, JobRecord, SubjectRecord
 
 SCOPE = "subject"
@@ -51,16 +52,6 @@ class Erasures:
         with reading(self._engine) as session:
             ids = session.scalars(query.order_by(row.id))
             return list(dict.fromkeys(subject_id for subject_id in ids if subject_id is not None))
-
-    def all_ids(self) -> list[str]:
-        """Ids of all subjects whose erasure has begun or ended, as far as the audit log goes back.
-
-        Those that exist, because a restore brought them back, are included.
-        """
-        row = FaceEventRecord
-        with reading(self._engine) as session:
-            ids = session.scalars(select(row.subject_id).where(row.kind == _KIND).distinct())
-            return [subject_id for subject_id in ids if subject_id is not None]
 
     def existing_among(self, ids: Collection[str]) -> list[str]:
         """Those of `ids` that are subjects now."""
@@ -106,6 +97,16 @@ class Erasures:
             session.execute(unfinished.values(outcome=DONE))
 
 
+def erased(session: Session) -> list[str]:
+    """Ids of all subjects whose erasure has begun or ended, as far as the audit log goes back.
+
+    Those that exist, because a restore brought them back, are included.
+    """
+    row = FaceEventRecord
+    ids = session.scalars(select(row.subject_id).where(row.kind == _KIND).distinct())
+    return [subject_id for subject_id in ids if subject_id is not None]
+
+
 def begin(session: Session, subject_id: str, now: datetime) -> None:
     """Record the beginning of an erasure, in the transaction that deletes the subject."""
     session.add(FaceEventRecord(at=now, kind=_KIND, subject_id=subject_id, outcome=BEGUN))
@@ -137,14 +138,19 @@ def device_scope(subject_id: str) -> str:
     return f"device of {subject_id}"
 
 
-def delete_traces(session: Session, subject_id: str) -> tuple[str, ...]:
-    """Delete what other tables hold about a subject; returns the ids of its deleted jobs."""
+def delete_traces(session: Session, subject_id: str, now: datetime) -> tuple[str, ...]:
+    """Delete what other tables hold about a subject, and end its jobs; returns their ids.
+
+    The rows of the jobs stay until their files are deleted: without them, the next attempt of an
+    erasure would not know which files are left.
+    """
     event, job, answer = FaceEventRecord, JobRecord, AnswerRecord
     session.execute(
         update(event).where(event.subject_id == subject_id).values(digest=None, device=None)
     )
     of_subject = and_(job.kind == "enrollment", job.request["subject_id"].as_string() == subject_id)
-    jobs = tuple(session.scalars(delete(job).where(of_subject).returning(job.id)))
+    jobs = tuple(session.scalars(select(job.id).where(of_subject)))
+    end_jobs(session, jobs, now)
     answers = [(SCOPE, subject_id), (device_scope(subject_id), subject_id)]
     answers += [("enrollment", job_id) for job_id in jobs]
     for scope, body_id in answers:

@@ -7,9 +7,9 @@ from sqlalchemy import Engine, and_, select
 
 from contracts.faces.subjects import Template
 from contracts.jobs import Job
-from database.crypto.envelope import DecryptionError, EnvelopeCipher
+from database.crypto.envelope import EnvelopeCipher
 from database.engine import reading
-from database.faces.template_rows import data_key_of, find_subject, template_of, unreadable_error
+from database.faces.template_rows import Damaged, data_key_of, find_subject, template_of
 from database.jobs.queries import jobs_of
 from database.tables import FaceFileRecord, FaceTemplateRecord, JobRecord
 
@@ -20,11 +20,13 @@ class HeldData:
 
     Attributes:
         templates: Of all embedders, each with its embedder, oldest first.
+        damaged: Ids of those that cannot be read.
         frames: Ids of the stored frames and when they were stored.
         jobs: The enrollments that are still recorded, oldest first.
     """
 
     templates: list[tuple[str, Template]]
+    damaged: list[str]
     frames: list[tuple[str, datetime]]
     jobs: list[Job]
 
@@ -53,8 +55,10 @@ def held_data(engine: Engine, cipher: EnvelopeCipher, subject_id: str) -> HeldDa
         records = session.scalars(select(job).where(of_subject).order_by(job.created_at)).all()
         jobs = jobs_of(session, records)
     key = data_key_of(cipher, subject)
-    try:
-        decrypted = [(row.embedder, template_of(row, key)) for row in templates]
-    except DecryptionError as error:
-        raise unreadable_error() from error
-    return HeldData(decrypted, [(file_id, at) for file_id, at in frames], jobs)
+    decrypted, damaged = list[tuple[str, Template]](), list[str]()
+    for row in templates:
+        try:
+            decrypted.append((row.embedder, template_of(row, key)))
+        except Damaged:
+            damaged.append(row.id)
+    return HeldData(decrypted, damaged, [(file_id, at) for file_id, at in frames], jobs)

@@ -81,11 +81,16 @@ class GallerySource:
         vectors = []
         try:
             key = self._cipher.decrypt_data_key(data_key, subject_id)
-            for _, _, template_id, encrypted in rows:
-                if template_id is not None:  # None: the subject has no template of this embedder
-                    vectors.append(decrypt_vector(key, encrypted, template_id, embedder))
         except DecryptionError as error:
             log.warning("templates_unreadable", subject=subject_id, why=str(error))
+            rows = ()
+        for _, _, template_id, encrypted in rows:
+            if template_id is None:  # the subject has no template of this embedder
+                continue
+            try:
+                vectors.append(decrypt_vector(key, encrypted, template_id, embedder))
+            except DecryptionError as error:
+                log.warning("template_unreadable", subject=subject_id, why=str(error))
         return np.stack(vectors) if vectors else np.empty((0, EMBEDDING_SIZE), np.float32)
 
 

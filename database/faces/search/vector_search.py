@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
@@ -23,10 +24,13 @@ from database.crypto.envelope import EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.faces.search.gallery_source import EVERYTHING, Changes, GallerySource
 
+log = structlog.get_logger()
+
 _LOCK = 0x0951_0004  # see `database.engine.advisory_lock`
 _INSERT_BATCH = 200
 _TRIES = 3
 _TEMPLATES_PER_QUERY = 200  # that the index returns; the best one of each subject counts
+_ITERATIVE_SINCE = (0, 8)  # the version of pgvector
 _TABLES = (
     "CREATE EXTENSION IF NOT EXISTS vector",
     f"""CREATE TABLE IF NOT EXISTS face_vectors (
@@ -48,6 +52,7 @@ _WRITE_STATE = text(
     VALUES (1, :embedder, :key_id, :revision)
     ON CONFLICT (id) DO UPDATE SET embedder = :embedder, key_id = :key_id, revision = :revision"""
 )
+_VERSION = text("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
 _DELETE = text("DELETE FROM face_vectors WHERE subject_id = ANY(:ids)")
 # A subject that is being erased at this moment is left out and needs no vector.
 _INSERT = text(
@@ -73,9 +78,10 @@ class VectorSearch:
         self._source = source
         self._cipher = cipher
         self._last: VectorRotation | None = None
+        self._is_iterative = False
 
     def prepare(self) -> None:
-        """Create the tables and the index if they do not exist.
+        """Create the tables and the index if they do not exist; call it before the others.
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: The server has no pgvector.
@@ -84,6 +90,10 @@ class VectorSearch:
             advisory_lock(session.connection(), _LOCK)
             for statement in _TABLES:
                 session.execute(text(statement))
+            version: str = session.execute(_VERSION).scalar_one()
+        self._is_iterative = tuple(map(int, version.split(".")[:2])) >= _ITERATIVE_SINCE
+        if not self._is_iterative:
+            log.warning("pgvector_is_old", version=version, hint="Faces may be missed before 0.8.")
 
     def nearest(
         self, vectors: Vector, *, embedder: str, min_similarity: float, limit: int
@@ -98,6 +108,10 @@ class VectorSearch:
             self._update(embedder, rotation)
             with reading(self._engine) as session:
                 session.execute(text(f"SET LOCAL hnsw.ef_search = {_TEMPLATES_PER_QUERY}"))
+                if self._is_iterative:
+                    # Rows that were replaced stay in the index until a vacuum. Without this, they
+                    # count, and those of one subject hide everybody who is less similar.
+                    session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
                 results = [
                     _best(_query(session, rotated), min_similarity, limit)
                     for rotated in vectors @ rotation.matrix

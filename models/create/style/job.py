@@ -18,7 +18,7 @@ from models.create.style.fast import FastStyle
 from models.create.style.plan import shares_of
 from models.create.style.weights import MINIMUM_SIDES, available_network
 from models.images.resize import Size
-from models.training.memory import memory_limit
+from models.memory.machine import memory_limit
 from models.weights.catalog import Weights
 
 _DESCRIBED_SIDE = 512  # pixels of a style that `method=fast` looks at

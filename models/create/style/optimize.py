@@ -21,9 +21,9 @@ from models.create.style.objective import LossWeights, Objective
 from models.create.style.plan import plan
 from models.create.style.transfer import StyleTransfer
 from models.create.style.weights import available_network
+from models.memory.machine import memory_limit
 from models.networks.precision import fastest_precision
 from models.serving.devices import prepare_tensorflow
-from models.training.memory import memory_limit
 from models.weights.catalog import Weights
 
 

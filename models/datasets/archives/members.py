@@ -24,6 +24,7 @@ _SYSTEM = frozenset(
     }
 )
 _TEMPORARY = ("~$", "._")
+_MOST_STORED = 4  # bytes of a name as it is stored, for one in composed UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,19 @@ def checked_name(name: str, limits: Limits) -> str:
     if len(parts) > limits.depth:
         raise _refused(name, f"is more than {limits.depth} folders deep")
     if len(plain.encode()) > limits.name_bytes:
-        raise _refused(name, f"has a path of more than {limits.name_bytes} bytes")
+        raise _refused(name, _too_long(limits))
     return "/".join(parts)
+
+
+def require_short(raw: bytes, limits: Limits) -> bytes:
+    """The name as it is stored; asked before its encoding is guessed, which takes a while.
+
+    Raises:
+        InvalidArchive: It is too long in any encoding.
+    """
+    if len(raw) > _MOST_STORED * limits.name_bytes:
+        raise _refused(raw[:100].decode("ascii", "replace"), _too_long(limits))
+    return raw
 
 
 def is_hidden(path: str) -> bool:
@@ -100,6 +112,10 @@ def too_large(limits: Limits) -> InvalidArchive:
     return InvalidArchive(
         f"It unpacks to more than {limits.total_bytes:,} bytes. Send smaller or fewer images."
     )
+
+
+def _too_long(limits: Limits) -> str:
+    return f"has a path of more than {limits.name_bytes} bytes"
 
 
 def _refused(name: str, reason: str) -> InvalidArchive:

@@ -30,6 +30,7 @@ _OTHERS = ("gb18030", "gb2312", "shift_jis", "euc_jp", "euc_kr", "big5hkscs", "c
 _UTF_8_BONUS = 0.35  # few other names are valid UTF-8 by chance
 _SAMPLE = 2000  # names
 _SAMPLE_BYTES = 20_000
+_SAMPLE_NAME_BYTES = 100_000  # of all names in the sample; each takes seventeen encodings a while
 _EXAMPLES = 5
 
 # The more frequent half of the letters of each script.
@@ -111,8 +112,7 @@ class NameReader:
         decoded = decode_names(raw, self._encoding)
         if decoded.guess is not None:
             self._guess = decoded.guess
-            parts = [part for text in decoded.names.values() for part in text.split("/")]
-            self._examples = sorted({part for part in parts if not part.isascii()})[:_EXAMPLES]
+            self._examples = _first_parts(decoded.names.values())
         return decoded.names
 
     def read_one(self, raw: bytes, everything: Callable[[], Iterable[bytes]]) -> str:
@@ -143,6 +143,16 @@ class NameReader:
             "cp932, gbk, big5, cp949, cp866, cp850 or utf-8"
         )
         return [DatasetWarning(code="guessed_names", detail=detail)]
+
+
+def _first_parts(names: Iterable[str]) -> list[str]:
+    """The first names of folders and files in the alphabet that are not ASCII."""
+    found: set[str] = set()
+    for name in names:
+        found |= {part for part in name.split("/") if not part.isascii()}
+        if len(found) > _EXAMPLES:  # a hundred megabytes of names may be as many parts
+            found = set(sorted(found)[:_EXAMPLES])
+    return sorted(found)
 
 
 def _is_surely_utf_8(name: bytes) -> bool:
@@ -215,7 +225,12 @@ def _strict(name: bytes, encoding: str) -> str:
 
 def _most_plausible(names: Sequence[bytes]) -> str:
     # Spread over the archive, since a folder's files have similar names.
-    sample = names[:: max(1, len(names) // _SAMPLE)]
+    sample, left = [], _SAMPLE_NAME_BYTES
+    for name in names[:: max(1, len(names) // _SAMPLE)]:
+        sample.append(name)
+        left -= len(name)
+        if left < 0:
+            break
     scores = {encoding: _plausibility(sample, encoding) for encoding in _CANDIDATES}
     if any(_decoded(name, UTF_8) is None for name in names):
         del scores[UTF_8]

@@ -20,6 +20,7 @@ from models.datasets.archives.members import (
     checked_name,
     printable,
     read_nothing,
+    require_short,
     too_large,
     too_many,
 )
@@ -31,6 +32,7 @@ _BLOCK = 512
 _MAGIC_OFFSET = 257
 _CHUNK = 64 * 1024
 _MAX_EXTENSION_BYTES = 64 * 1024
+_MAX_NAMES_BYTES = 64 * 1024 * 1024  # of all together, in memory; they compress to next to nothing
 _MAX_EXTENSIONS = 8  # before one file; ordinary archives have one to three
 _MAX_EMPTY_MEMBERS = 1000
 _MAX_RECORDS = 256  # of an extension header; attributes of macOS are a dozen
@@ -180,7 +182,10 @@ class _Gunzip:
     def read(self, size: int, /) -> bytes:
         while True:
             if self._engine.eof:
-                rest = self._engine.unused_data.lstrip(b"\0") or self._file.read(_CHUNK)
+                rest = self._engine.unused_data.lstrip(b"\0")
+                # What was read may have ended within the next member's first bytes.
+                while len(rest) < len(GZIP) and (more := self._file.read(_CHUNK)):
+                    rest = (rest + more).lstrip(b"\0")
                 if not rest.startswith(GZIP):
                     return b""
                 self._empty += 1
@@ -265,17 +270,25 @@ def is_tar_header(block: bytes) -> bool:
 def _name(header: tarfile.TarInfo, names: NameReader, path: Path, limits: Limits) -> str:
     if "path" in header.pax_headers:
         return header.name  # is UTF-8 by definition
-    return names.read_one(_raw_name(header), lambda: _all_names(path, limits))
+    raw = require_short(_raw_name(header), limits)
+    return names.read_one(raw, lambda: _all_names(path, limits))
 
 
 def _all_names(path: Path, limits: Limits) -> Iterator[bytes]:
-    """The names of an archive; it is read once more, as only a few have names of this kind."""
+    """The names of an archive that have to be guessed; it is read once more for these few."""
+    total = 0
     with _opened(path, limits) as archive:
         for count, header in enumerate(archive):
             vars(archive).update(members=[], pax_headers={})
             if count >= limits.files:
                 raise too_many(limits)
-            yield _raw_name(header)
+            raw = require_short(_raw_name(header), limits)
+            if raw.isascii():
+                continue
+            total += len(raw)
+            if total > _MAX_NAMES_BYTES:
+                raise InvalidArchive("Its names are too long together. Pack fewer files at a time.")
+            yield raw
 
 
 def _raw_name(header: tarfile.TarInfo) -> bytes:

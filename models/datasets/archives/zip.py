@@ -22,6 +22,7 @@ from models.datasets.archives.members import (
     checked_name,
     printable,
     read_nothing,
+    require_short,
     too_large,
     too_many,
 )
@@ -42,6 +43,7 @@ _ENCRYPTED = 0x1
 _UTF_8 = 0x800
 _DOS_FOLDER = 0x10
 _FIELD_SIZE = 4  # of the head of an extra field
+_MAX_EXTRA_BYTES = 4096  # in the directory; `zipfile` takes quadratic time for many tiny fields
 _UNICODE_PATH = 0x7075
 _UNICODE_PATH_HEAD = 5
 _UNIX = 3
@@ -72,7 +74,7 @@ def read_zip(path: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
         _check_count(file, limits)
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            decoded = _decoded_names(entries, names)
+            decoded = _decoded_names(entries, names, limits)
             _check_entries(entries, decoded, archive.start_dir, path.stat().st_size, limits)
             if is_arrays(decoded):
                 yield from read_arrays(archive, decoded, limits)
@@ -83,7 +85,7 @@ def read_zip(path: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
                     yield _member(archive, entry, name, limits)
 
 
-def _decoded_names(entries: list[zipfile.ZipInfo], names: NameReader) -> list[str]:
+def _decoded_names(entries: list[zipfile.ZipInfo], names: NameReader, limits: Limits) -> list[str]:
     """The names of the entries, of which only some say that they are UTF-8."""
     said: dict[int, str] = {}
     raw: dict[int, bytes] = {}
@@ -92,7 +94,7 @@ def _decoded_names(entries: list[zipfile.ZipInfo], names: NameReader) -> list[st
             said[place] = entry.orig_filename
             continue
         # `zipfile` has decoded it so, and each byte is a character of that encoding.
-        stored = entry.orig_filename.encode("cp437")
+        stored = require_short(entry.orig_filename.encode("cp437"), limits)
         unicode_path = _unicode_path(entry.extra, stored)
         if unicode_path is None:
             raw[place] = stored
@@ -104,9 +106,11 @@ def _decoded_names(entries: list[zipfile.ZipInfo], names: NameReader) -> list[st
 
 def _unicode_path(extra: bytes, stored: bytes) -> str | None:
     """The name in UTF-8 that Info-ZIP and 7-Zip keep beside that of the local code page."""
-    while len(extra) >= _FIELD_SIZE:
-        kind, size = struct.unpack_from("<HH", extra)
-        field, extra = extra[_FIELD_SIZE : _FIELD_SIZE + size], extra[_FIELD_SIZE + size :]
+    at = 0
+    while len(extra) - at >= _FIELD_SIZE:
+        kind, size = struct.unpack_from("<HH", extra, at)
+        at += _FIELD_SIZE + size
+        field = extra[at - size : at]
         if kind == _UNICODE_PATH and len(field) > _UNICODE_PATH_HEAD:
             version, crc = struct.unpack_from("<BL", field)
             # It belongs to the stored name, which another program may have changed since.
@@ -215,7 +219,10 @@ def _check_count(file: BinaryIO, limits: Limits) -> None:
         count += 1
         if count > limits.files:
             raise too_many(limits)
-        skip = sum(struct.unpack_from("<3H", head, 28))
+        lengths = struct.unpack_from("<3H", head, 28)
+        if lengths[1] > _MAX_EXTRA_BYTES:
+            raise InvalidArchive("The zip's list of files is too long. Pack the images again.")
+        skip = sum(lengths)
         file.seek(skip, 1)
         left -= _ENTRY_SIZE + skip
     file.seek(0)

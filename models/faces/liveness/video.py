@@ -20,7 +20,7 @@ from models.confined_process import ConfinedProcess, NoOutputError
 from models.faces.liveness import video_child
 from models.faces.liveness.video_child import RECORD
 from models.faces.liveness.video_formats import ACCEPTED, VideoFormat, detect_video_format
-from models.faces.liveness.video_structure import is_cut_off
+from models.faces.liveness.video_structure import is_cut_off, is_endless
 
 _CHILD = Path(video_child.__file__)
 FAULTS = {
@@ -29,6 +29,7 @@ FAULTS = {
     "no_frames": "The video has no frames. Record it again.",
     "truncated": "The video is incomplete. Send the whole file.",
     "too_many_frames": "The video has too many frames. Record at most 120 a second.",
+    "too_many_parts": "The video consists of too many parts that hold no frames. Record it again.",
     "too_fast": "The video has too many frames a second. Record at most 240; 30 are plenty.",
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is longer than {seconds:g} seconds. Send a shorter one.",
@@ -101,6 +102,8 @@ def read_frames(
     video_format = detect_video_format(data)
     if is_cut_off(data, video_format):
         raise InvalidVideo(FAULTS["truncated"])
+    if is_endless(data, video_format):
+        raise InvalidVideo(FAULTS["too_many_parts"])
     with closing(_Decoder(data, video_format, limits, check)) as decoder:
         yield from decoder.frames()
 

@@ -36,6 +36,9 @@ _MAX_BURST = 60
 # Camcorders store frames of 4:3 that are shown as 16:9; a header that claims much more is wrong.
 # A clip that was scaled to whole pixels may claim up to two percent, which is not visible.
 _MAX_PIXEL_ASPECT, _SQUARE = 4.0, 0.02
+# Packets for each frame of the limit: a frame may have two, and some show none. A file may have
+# millions that hold nothing.
+_MAX_PACKETS = 4
 _MATRIX = struct.Struct("=9i")
 # PQ (SMPTE ST 2084). HLG is made to be shown unconverted, and other curves are like that of sRGB.
 _PQ = 16
@@ -94,7 +97,7 @@ def _frames(
     stream = _video_stream(container, limits)
     convert = _Converter(av, float(stream.sample_aspect_ratio or 1), limits["long_side"])
     step, due, count = 1 / limits["fps"], 0.0, 0
-    for seconds, frame in _timed(_decoded(av, container, stream), stream, limits):
+    for seconds, frame in _timed(_decoded(av, container, stream, limits), stream, limits):
         count += 1
         _require_size(frame.width * frame.height, limits)
         if seconds < due - step / 4:
@@ -142,14 +145,15 @@ def _survey(av: Any, path: str, demuxer: str, limits: dict[str, Any]) -> bool:
     with _open(av, path, demuxer) as container:
         stream = _video_stream(container, limits)
         rate, unit = float(stream.average_rate or 0), float(stream.time_base or 0)
-        times, hidden = [], 0
+        times, hidden, count = [], 0, 0
         try:
             for packet in container.demux(stream):
                 hidden += packet.is_discard
+                count += 1
                 if packet.pts is not None and not packet.is_discard:
                     times.append(packet.pts)
-                    if len(times) > limits["frames"]:
-                        return False
+                if len(times) > limits["frames"] or count > _MAX_PACKETS * limits["frames"]:
+                    return False
         except av.error.FFmpegError:
             return False
     by_number = len(times) / rate if rate else 0.0
@@ -164,7 +168,7 @@ def _require_size(pixels: float, limits: dict[str, Any]) -> None:
         raise _RefusedError("too_many_pixels")
 
 
-def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Any]:
+def _decoded(av: Any, container: Any, stream: Any, limits: dict[str, Any]) -> Iterator[Any]:
     """Every frame that decodes, in the order in which it is shown.
 
     A damaged frame is left out, as a player does. A file that ends within a frame, or that cannot
@@ -172,7 +176,9 @@ def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Any]:
     """
     is_cut = False
     try:
-        for packet in container.demux(stream):
+        for count, packet in enumerate(container.demux(stream)):
+            if count > _MAX_PACKETS * limits["frames"]:
+                raise _RefusedError("too_many_parts")
             is_cut |= packet.is_corrupt  # fewer bytes were left than the packet has
             try:
                 frames = packet.decode()

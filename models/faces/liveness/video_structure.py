@@ -9,10 +9,16 @@ Only sizes are read here, none of the contents. A file whose structure is unknow
 to the decoder to judge.
 """
 
+from collections.abc import Iterator
+
 from models.faces.liveness.video_formats import AVI, WEBM, VideoFormat
 
 # A clip of half a minute has about ten thousand; a file may consist of millions of tiny ones.
 _MAX_ELEMENTS = 100_000
+
+# Fragments that describe frames, before the first that holds some. A recording has one at a time;
+# FFmpeg reads all of them first, in quadratic time.
+_MAX_FRAGMENTS_AHEAD = 64
 
 # Boxes that hold frames or describe them. Others, such as a maker's trailer, are not relied upon.
 _MEDIA_BOXES = {b"ftyp", b"moov", b"moof", b"mdat"}
@@ -39,22 +45,39 @@ def is_cut_off(data: bytes | memoryview, video_format: VideoFormat) -> bool:
     return _is_mp4_cut(data)
 
 
+def is_endless(data: bytes | memoryview, video_format: VideoFormat) -> bool:
+    """Whether the file describes far more fragments than a recording before the first frames."""
+    if video_format in {WEBM, AVI}:
+        return False
+    fragments = 0
+    for name, _ in _boxes(data):
+        fragments += name == b"moof"
+        if name == b"mdat" or fragments > _MAX_FRAGMENTS_AHEAD:
+            break
+    return fragments > _MAX_FRAGMENTS_AHEAD
+
+
 def _is_mp4_cut(data: bytes | memoryview) -> bool:
-    """Boxes: four bytes for the size, four for the name, sometimes eight more for the size."""
+    return any(end > len(data) and name in _MEDIA_BOXES for name, end in _boxes(data))
+
+
+def _boxes(data: bytes | memoryview) -> Iterator[tuple[bytes, int]]:
+    """The name and end of each box: four bytes for the size, four for the name.
+
+    Sometimes eight more for the size.
+    """
     position = 0
     for _ in range(_MAX_ELEMENTS):
         head = bytes(data[position : position + _LARGE_BOX_HEAD])
         if len(head) < _BOX_HEAD:
-            return False
+            return
         size, name, smallest = int.from_bytes(head[:4], "big"), head[4:8], _BOX_HEAD
         if size == 1:
             size, smallest = int.from_bytes(head[8:], "big"), _LARGE_BOX_HEAD
         if size < smallest:  # 0: to the end of the file
-            return False
+            return
         position += size
-        if position > len(data):
-            return name in _MEDIA_BOXES
-    return False
+        yield name, position
 
 
 def _is_webm_cut(data: bytes | memoryview) -> bool:

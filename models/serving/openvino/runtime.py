@@ -1,6 +1,12 @@
-"""Runs a version by OpenVINO on the processor: the same SavedModel, 2 to 4 times as fast."""
+"""Runs a version by OpenVINO on the processor: the same SavedModel, 2 to 4 times as fast.
 
-from collections.abc import Sequence
+In float32 and bfloat16, a version is a base, which it may share with others, and a head for each
+endpoint (`models.serving.openvino.sharing`). What cannot be divided like that is a graph for each
+endpoint.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,9 @@ from models.serving.batching import Outputs
 from models.serving.openvino.frontend import converters, converting_core, import_openvino
 from models.serving.openvino.gradients import gradient_converters
 from models.serving.openvino.graph import OpenVinoGraph, is_large
+from models.serving.openvino.ranges import published_ranges, quantize
+from models.serving.openvino.shared_base import BaseOutput, SharedBase
+from models.serving.openvino.sharing import Library, share, share_graph
 from models.serving.runtime import Precision, RuntimeOptions, RuntimeUnavailableError
 from models.serving.signature_view import signature_view
 
@@ -31,7 +40,7 @@ class _OpenVino:
             self.module = import_openvino()
         except ImportError:
             raise RuntimeUnavailableError("OpenVINO is not installed") from None
-        self.core = converting_core(self.module)
+        self.core = _core()
         self.folder = folder
         self._precision = precision
         self._threads = options.threads
@@ -39,15 +48,18 @@ class _OpenVino:
         if precision == "bfloat16" and "BF16" not in capable:
             raise RuntimeUnavailableError("this processor does not compute in bfloat16")
 
+    @property
+    def library(self) -> Library:
+        return Library(self.module, self.core, self._precision, self._threads)
+
     def graph(self, read: Any) -> OpenVinoGraph:
-        return OpenVinoGraph(
-            self.module,
-            self.core,
-            read,
-            precision=self._precision,
-            threads=self._threads,
-            large=is_large(self.folder),
-        )
+        return self.library.graph(read, large=is_large(self.folder))
+
+
+@cache
+def _core() -> Any:
+    """The process's `Core`: making one for each version would take 20 ms each time."""
+    return converting_core(import_openvino())
 
 
 class OpenVinoRuntime:
@@ -56,7 +68,8 @@ class OpenVinoRuntime:
     Args:
         folder: The version's.
         manifest: Lists its endpoints.
-        precision: To compute in. int8 needs a quantized version.
+        precision: To compute in. int8 needs a quantized version, or published weights whose ranges
+            are known (`models.serving.openvino.ranges`).
         options: For the number of threads.
 
     Raises:
@@ -65,38 +78,71 @@ class OpenVinoRuntime:
     """
 
     pads = False
+    prepares = False
+    base: SharedBase | None = None
 
     def __init__(
         self, folder: Path, manifest: Draft, precision: Precision, options: RuntimeOptions
     ) -> None:
         self.name = f"openvino-{precision}"
         self._openvino = _OpenVino(folder, precision, options)
-        if precision == "int8" and not (folder / INT8_FOLDER).is_dir():
-            raise RuntimeUnavailableError("this version is not quantized to int8")
         self._folder = folder
         self._is_int8 = precision == "int8"
-        self._in_pieces: bool | None = None
-        self._graphs = {
-            endpoint: self._openvino.graph(lambda endpoint=endpoint: self._read(endpoint))
-            for endpoint in SERVED
-            if endpoint in manifest.endpoints
-        }
+        self._is_quantized = (folder / INT8_FOLDER).is_dir()
+        served = tuple(endpoint for endpoint in SERVED if endpoint in manifest.endpoints)
+        self._heads: dict[Endpoint, OpenVinoGraph | None] = {}
+        self._graphs: dict[Endpoint, OpenVinoGraph] = {}
+        read = _Reading(self._read)
+        library = self._openvino.library
+        shared = None if self._is_int8 else share(library, folder, manifest, served, read.peek)
+        if shared is not None:
+            self.base, self._heads = shared.base, shared.heads
+        else:
+            self._graphs = {
+                endpoint: self._openvino.graph(partial(read.take, endpoint)) for endpoint in served
+            }
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         """See `Runtime`."""
-        (output,) = self._graphs[endpoint].run(images)
-        return output
+        return self.answers((endpoint,), images)[endpoint]
 
-    def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
-        """See `OpenVinoGraph.tune`; the first endpoint decides for all."""
-        self._in_pieces = self._graphs[endpoint].tune(sizes, known=self._in_pieces)
+    def answers(self, endpoints: Sequence[Endpoint], images: Pixels) -> dict[Endpoint, Outputs]:
+        """See `Runtime`."""
+        if self.base is None:
+            return {endpoint: self._graphs[endpoint].run(images)[0] for endpoint in endpoints}
+        base_output = self.base.run(images)
+        return {endpoint: self.finish(endpoint, base_output) for endpoint in endpoints}
+
+    def finish(self, endpoint: Endpoint, base_output: BaseOutput) -> Outputs:
+        """See `Runtime`."""
+        head = self._heads[endpoint]
+        return base_output if head is None else head.run(base_output)[0]
+
+    @property
+    def parallel_batches(self) -> int:
+        """See `Runtime`."""
+        if self.base is not None:
+            return self.base.parallel_batches
+        return max(graph.parallel_batches for graph in self._graphs.values())
+
+    def parallelize(self) -> None:
+        """See `Runtime`."""
+        if self.base is not None:
+            self.base.parallelize()
+        for graph in self._graphs.values():
+            graph.parallelize()
 
     def _read(self, endpoint: Endpoint) -> Any:
         core = self._openvino.core
-        if self._is_int8:
+        if self._is_int8 and self._is_quantized:
             return core.read_model(self._folder / INT8_FOLDER / f"{endpoint}.xml")
         with signature_view(self._folder / "saved_model", endpoint) as view:
-            return core.read_model(view)
+            graph = core.read_model(view)
+        if self._is_int8 and not quantize(self._openvino.module, graph, published_ranges()):
+            raise RuntimeUnavailableError(
+                "this version is not quantized to int8, and no ranges are known for its weights"
+            )
+        return graph
 
 
 class OpenVinoExplainer:
@@ -119,17 +165,32 @@ class OpenVinoExplainer:
         self._outputs = (OUTPUTS[endpoint], TARGET, PROBABILITY)
         self._endpoint = endpoint
         self._openvino = _OpenVino(folder, precision, options)
-        self._graph = self._openvino.graph(self._read)
+        read = _Reading(lambda _: self._read())
+        shared = share_graph(self._openvino.library, endpoint, read.peek(endpoint))
+        self._base = shared and shared[0]
+        self._graph = shared[1] if shared else self._openvino.graph(partial(read.take, endpoint))
 
     def explain(
         self, images: Pixels, classes: npt.NDArray[np.int32]
     ) -> dict[str, npt.NDArray[Any]]:
         """All outputs of the endpoint for the given class of each image, by name."""
-        return dict(zip(self._outputs, self._graph.run(images, classes), strict=True))
+        if self._base is None:
+            outputs = self._graph.run(images, classes)
+        else:
+            outputs = self._graph.run(self._base.run(images), classes)
+            self._graph.release_buffers()  # maps of a whole batch, which every version would keep
+        return dict(zip(self._outputs, outputs, strict=True))
 
-    def tune(self, sizes: Sequence[int]) -> None:
-        """See `OpenVinoGraph.tune`."""
-        self._graph.tune(sizes, lambda count: np.zeros(count, np.int32))
+    def parallelize(self) -> bool:
+        """See `OpenVinoGraph.parallelize`.
+
+        Returns:
+            Whether nothing has run yet; false if its base is that of another version that has.
+        """
+        if self._base is not None:
+            return self._base.parallelize()
+        self._graph.parallelize(lambda count: np.zeros(count, np.int32))
+        return True
 
     def _read(self) -> Any:
         """The endpoint from images and classes to grids, targets and probabilities, in order."""
@@ -159,3 +220,22 @@ class OpenVinoExplainer:
             raise RuntimeUnavailableError(
                 f"OpenVINO cannot read {self._endpoint}. {''.join(reasons[:1]).strip(' -')}"
             ) from error
+
+
+class _Reading:
+    """Reads each graph once, both for dividing it and for compiling it whole.
+
+    A graph is given away when it is compiled, since it is not needed after that.
+    """
+
+    def __init__(self, read: Callable[[Endpoint], Any]) -> None:
+        self._read = read
+        self._graphs: dict[Endpoint, Any] = {}
+
+    def peek(self, endpoint: Endpoint) -> Any:
+        if endpoint not in self._graphs:
+            self._graphs[endpoint] = self._read(endpoint)
+        return self._graphs[endpoint]
+
+    def take(self, endpoint: Endpoint) -> Any:
+        return self._graphs.pop(endpoint, None) or self._read(endpoint)

@@ -375,7 +375,8 @@ class _Training:
     ) -> Evaluation:
         labeled = self._labeled(split, sources)
         count = len(labeled.truth)
-        size = min(self.request.batch_size, count)
+        # No larger than in the training, which has the memory for that.
+        size = min(self.request.batch_size, count, len(self.truth["train"]))
         batches = predict_batches(learner, labeled, size, self.work)
         probabilities = np.concatenate([batch for _, batch in batches])
         loss, correct = loss_and_correct(

@@ -9,7 +9,8 @@ id, so it never counts without the address.
 Attempts that could not be judged, for example an image without a face, have a limit of their own.
 The counts are in Redis, so that they apply to all API processes and survive restarts. Each step is
 one script: an attempt reserves its place before it is judged, so that simultaneous attempts cannot
-exceed a limit. No place is reserved in the name of the subject, for the same reason as above.
+exceed a limit. No place is reserved in the name of the subject, for the same reason as above. But
+unknown devices at one address have few for one subject, so that no burst disables the face.
 """
 
 import json
@@ -34,6 +35,8 @@ SUBJECT_WINDOW_SECONDS = 24 * 3600
 _UNUSABLE_PER_FAILURE = 10
 UNUSABLE_ATTEMPTS = ADDRESS_FAILURES * _UNUSABLE_PER_FAILURE
 _ADDRESS_PLACES = 54  # attempts in progress that an address may have besides its failures
+_PAIR_PLACES = 5  # attempts in progress of unknown devices at an address as one subject
+_NEVER = 1 << 31
 _ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 _LOCKS_SECONDS = 24 * 3600  # for which earlier locks make the next one longer
 _KNOWN_DEVICES = 16
@@ -141,6 +144,7 @@ class Lockout:
         parties = (*self._parties(caller), *_pair(subject_id, caller))
         if not signed and not await self.is_known(subject_id, caller):
             parties = (*parties, Party(subject_party(subject_id), _subject_limit()))
+            parties += _places_of_pair(subject_id, caller)
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
         enforced = tuple(party for party in parties if party.is_enforced)
         limits = json.dumps([asdict(party.limit) for party in enforced])
@@ -256,10 +260,22 @@ def _pair(subject_id: str, caller: Caller) -> tuple[Party, ...]:
     """
     if not caller.address:
         return ()
-    digest = sha256(f"{subject_id}@{caller.address}".encode()).hexdigest()[:32]
     lock = LOCK_SECONDS * 1000
     limit = Limit(MAX_FAILURES, WINDOW_SECONDS * 1000, lock, lock, personal=True)
-    return (Party(f"pair:{digest}", limit, is_enforced=not caller.device),)
+    name = f"pair:{_pair_digest(subject_id, caller)}"
+    return (Party(name, limit, is_enforced=not caller.device),)
+
+
+def _places_of_pair(subject_id: str, caller: Caller) -> tuple[Party, ...]:
+    """The subject at an address, whose unknown devices wait for each other and are never locked."""
+    if not caller.address:
+        return ()
+    limit = Limit(_NEVER, 1, 1, 1, places=_PAIR_PLACES, personal=True)
+    return (Party(f"places:{_pair_digest(subject_id, caller)}", limit, counts="matched"),)
+
+
+def _pair_digest(subject_id: str, caller: Caller) -> str:
+    return sha256(f"{subject_id}@{caller.address}".encode()).hexdigest()[:32]
 
 
 def _device_limit() -> Limit:

@@ -1,14 +1,18 @@
 """Erases a person: the record, everything encrypted with its key, and models trained on it.
 
+With the models go the jobs that made, measured or used them: their results and files name people.
+
 If a step fails, the erasure stays marked in the database as unfinished. A repeated request resumes
 it, and so does `resume`, which runs periodically.
 """
 
+from collections.abc import Collection
+from contextlib import suppress
 from datetime import timedelta
 
 import structlog
 
-from contracts.errors import Conflict, JobNotFound, OpsinError
+from contracts.errors import Conflict, DiskUnusable, JobNotFound, OpsinError
 from contracts.faces.subjects import Erased, ErasedModel
 from models.faces import provenance
 from models.faces.provenance import TrainedVersion
@@ -29,7 +33,8 @@ async def erase(services: Services, subject_id: str) -> Erased:
 
     Raises:
         SubjectNotFound: There is no such subject and no unfinished erasure of it.
-        Unavailable: The database does not answer. Repeating the request resumes the erasure.
+        Unavailable: The database does not answer, the disk keeps files, or it cannot be read whose
+            a version is. Repeating the request resumes the erasure.
     """
     erased = await begin(services, subject_id)
     await services.changes.announce("faces", "models")
@@ -52,6 +57,8 @@ async def begin(services: Services, subject_id: str) -> Erased:
     versions = await in_thread(_delete_versions, services, subject_id)
     erased = (await faces.erase(subject_id)).erased
     versions += await in_thread(_delete_versions, services, subject_id)
+    await in_thread(_erase_jobs, services, subject_id)
+    await in_thread(provenance.require_readable, services.store)
     models = [ErasedModel(model=trained.model, version=trained.version) for trained in versions]
     return Erased(erased=erased.model_copy(update={"models": models}))
 
@@ -73,6 +80,7 @@ async def resume(services: Services) -> None:
         try:
             await faces.erase_traces(subject_id)
             await run_in_threadpool(_cancel_trainings, services, subject_id)
+            await run_in_threadpool(_erase_jobs, services, subject_id)
         except (OpsinError, OSError) as error:
             log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
         else:
@@ -87,6 +95,7 @@ def _delete_orphaned_versions(services: Services) -> bool:
         subject_ids = provenance.subjects_of(services.store)
         for subject_id in services.faces.erasures.erased_among(subject_ids):
             _delete_versions(services, subject_id)
+        provenance.require_readable(services.store)
     except (OpsinError, OSError, ValueError) as error:  # such as damaged aliases
         log.warning("erasure_unfinished", where="versions", error=type(error).__name__)
         return False
@@ -94,8 +103,21 @@ def _delete_orphaned_versions(services: Services) -> bool:
 
 
 def _delete_versions(services: Services, subject_id: str) -> list[TrainedVersion]:
+    """Delete the versions, and then the jobs that used or made them: their results name people."""
     _cancel_trainings(services, subject_id)
-    return provenance.erase(services.store, subject_id)
+    versions = provenance.versions_trained_on(services.store, subject_id)
+    try:
+        return provenance.erase(services.store, subject_id)
+    finally:
+        with suppress(DiskUnusable):  # they are found again, and then keep the erasure from ending
+            _erase_jobs(services, subject_id, versions)
+
+
+def _erase_jobs(
+    services: Services, subject_id: str, versions: Collection[TrainedVersion] = ()
+) -> None:
+    numbers = {(trained.model, trained.version) for trained in versions}
+    services.jobs.erase_about(subject_id, numbers)
 
 
 def _cancel_trainings(services: Services, subject_id: str) -> None:

@@ -50,8 +50,8 @@ async def _erase(services: Services, subject_id: str, now: datetime) -> bool:
         await erasure.begin(services, subject_id)
     except SubjectNotFound:
         return False  # another process was faster
-    except OpsinError as error:
-        log.warning("erasure_unfinished", subject=subject_id, error=error.code)
+    except (OpsinError, OSError, ValueError) as error:  # such as damaged aliases
+        log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
         return False
     log.info("subject_erased", subject=subject_id, unused_days=days)
     await run_in_threadpool(services.audit.write, RETENTION, "subject_erased", subject_id)

@@ -18,6 +18,7 @@ from contracts.faces.subjects import (
     Threshold,
 )
 from contracts.pages import Page, PageCursor
+from service.auth import audit
 from service.auth.principal import quota_key
 from service.dependencies import Services, ServicesDep
 from service.faces import examples as face_examples
@@ -264,6 +265,8 @@ async def set_threshold(
     embedder = await embedder_in_force(services)
     resolved = await run_in_threadpool(resolve_threshold, body, services.jobs, embedder)
     threshold = await run_in_threadpool(services.faces.repositories.threshold.set, resolved)
+    subject = f"{threshold.similarity:g}, margin {threshold.margin:g} ({threshold.source})"
+    await audit.record(request, services, "face_threshold_set", subject)
     await services.faces.record(
         NewEvent(
             kind="threshold",

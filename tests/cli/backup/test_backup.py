@@ -29,6 +29,7 @@ from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND, Audit
+from database.datasets import DatasetRows
 from database.engine import open_engine, reading
 from database.faces.privacy.erasures import Erasures
 from database.faces.repositories import FaceRepositories
@@ -248,11 +249,47 @@ def test_nothing_is_restored_to_a_home_that_runs(home: Furnished, out: Path) -> 
     assert Store(empty.store_home).models() == []
 
 
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_database_that_another_home_uses_is_not_replaced(
+    request: pytest.FixtureRequest, tmp_path: Path, out: Path, database: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'apart.db'}"
+    if database == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as admin:
+            admin.execute("CREATE DATABASE used")
+        url = server.removesuffix("postgres") + "used"
+    theirs = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
+    add_person(theirs, "Before")
+    write_backup(theirs, out, secrets=False)
+    engine = open_engine(url)  # as a running service has it
+    FaceRepositories.of(theirs, engine, now).subjects.create(NewSubject(name="After"))
+    ours = theirs.model_copy(update={"home": tmp_path / "other"})
+    with pytest.raises(CommandError, match="is connected to the database"):
+        restore_backup(ours, out, force=True)
+    assert people(theirs) == {"Before", "After"}
+    engine.dispose()
+    restore_backup(ours, out, force=True)
+    assert people(ours) == {"Before"}
+
+
 def test_a_file_that_is_there_is_not_overwritten(home: Furnished, out: Path) -> None:
     out.write_text("mine")
     with pytest.raises(CommandError, match="exists already"):
         write_backup(home.settings, out, secrets=False)
     assert out.read_text() == "mine"
+
+
+def test_no_backup_is_made_of_an_empty_home(tmp_path: Path, out: Path) -> None:
+    """Its database would name files that are not in the backup."""
+    settings = Settings(
+        _env_file=None, home=tmp_path / "home", database_url=f"sqlite:///{tmp_path / 'apart.db'}"
+    )
+    add_person(settings, "Ada")
+    Home(tmp_path / "empty").prepare()
+    with pytest.raises(CommandError, match="holds enrolled people"):
+        write_backup(settings.model_copy(update={"home": tmp_path / "empty"}), out, secrets=False)
+    assert not out.exists()
 
 
 def test_a_folder_that_is_not_there_is_named_before_any_work(home: Furnished, out: Path) -> None:
@@ -488,3 +525,20 @@ def test_a_refused_restore_leaves_postgresql_as_it_was(
         ["pg_restore", "--list", kept / "opsin.pgdump"], capture_output=True, check=True
     )
     assert b"subjects" in placed.stdout
+
+
+def test_a_backup_without_the_folder_of_a_dataset_is_not_called_complete(
+    home: Furnished, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aside = (home.settings.datasets_home / DATASET).rename(out.parent / "aside")
+    with pytest.raises(CommandError, match=f"not complete: .* no folder of {DATASET}"):
+        write_backup(home.settings, out, secrets=False)
+    assert out.exists()
+    assert "✓" not in capsys.readouterr().err
+    out.unlink()
+    engine = open_engine(home.settings.database)
+    DatasetRows(engine, now).hide(DATASET)  # it is being deleted
+    write_backup(home.settings, out, secrets=False)
+    assert "✓" in capsys.readouterr().err
+    engine.dispose()
+    aside.rename(home.settings.datasets_home / DATASET)

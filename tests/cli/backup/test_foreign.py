@@ -4,8 +4,10 @@ import gzip
 import hashlib
 import io
 import json
+import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,27 @@ def test_a_database_that_is_told_of_must_be_there(whole: bytes, tmp_path: Path) 
     told = json.loads(found[0][1])
     honest(found, files=told["files"] - 1, size=told["size"] - len(data))
     refused(tmp_path, packed(found), "database is missing")
+
+
+@pytest.mark.parametrize("version", [None, "9999"])
+def test_the_database_must_be_of_the_release_that_the_header_names(
+    whole: bytes, tmp_path: Path, version: str | None
+) -> None:
+    """Otherwise it could not be upgraded, once everything is replaced."""
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE other (id)")
+        if version is not None:
+            other.execute("CREATE TABLE alembic_version (version_num)")
+            other.execute("INSERT INTO alembic_version VALUES (?)", [version])
+        other.commit()
+    found = members(whole)
+    place = next(i for i, (one, _) in enumerate(found) if one.name == "database/opsin.db")
+    (one, old), new, (last, digests) = found[place], path.read_bytes(), found[-1]
+    digest, its = (hashlib.sha256(data).hexdigest().encode() for data in (old, new))
+    found[place], found[-1] = (one, new), (last, digests.replace(digest, its))
+    honest(found, size=json.loads(found[0][1])["size"] + len(new) - len(old))
+    refused(tmp_path, packed(found), "not of the release")
 
 
 FOREIGN = {

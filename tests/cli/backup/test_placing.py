@@ -69,8 +69,8 @@ def test_each_restore_keeps_the_database_that_was_there(
     ).settings
     write_backup(settings, out, secrets=False)
     for note in ("first", "second"):
-        with closing(write(database, note)):
-            restore_backup(settings, out, force=True)
+        write(database, note).close()
+        restore_backup(settings, out, force=True)
         assert notes(database) == []
         assert database.stat().st_mode & 0o077 == 0
     aside = sorted(elsewhere.glob("opsin.db.replaced-*"))

@@ -1,8 +1,11 @@
 """One fault after another is brought about, and each is found, named, and told what helps."""
 
 import os
+import resource
 import socket
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -17,6 +20,7 @@ from cli import checks as looks
 from cli.checks import Check
 from cli.checks.environment import busy, gpu
 from cli.checks.packages import packages, pins_of
+from cli.startup import migrate
 from contracts.faces.subjects import NewSubject
 from contracts.queue import redis_keys
 from contracts.queue.heartbeat import WorkerBeat
@@ -27,7 +31,7 @@ from database.faces.repositories import FaceRepositories
 from database.migrations import newest, upgrade
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
-from tests.cli.running import free_port
+from tests.cli.running import ROOT, free_port
 from tests.valkey import RealValkey
 
 
@@ -75,8 +79,36 @@ def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
     settings.face_keys_file.unlink()
     failing(found(looks.face_keys(settings), "face keys"), needed, "--secrets")
     assert not settings.face_keys_file.exists()
-    KeyFile(settings.face_keys_file).read()  # as the API does: another key
+    KeyFile(settings.face_keys_file).create()  # another key
     failing(found(looks.face_keys(settings), "face keys"), str(settings.face_keys_file))
+
+
+@pytest.mark.parametrize("what", ["token key", "hash key"])
+def test_keys_that_only_settings_of_faces_need(settings: Settings, what: str) -> None:
+    upgrade(settings.database)
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    if what == "token key":
+        faces.token_keys.signing()
+    else:
+        faces.keyed_hash.hexdigest(b"phone")
+    assert found(looks.face_keys(settings), "face keys").state == "ok"
+    settings.face_keys_file.unlink()
+    failing(found(looks.face_keys(settings), "face keys"), faces.cipher.key_id, "replace-lost-keys")
+    engine.dispose()
+
+
+def test_a_home_that_is_not_that_of_the_database(settings: Settings, tmp_path: Path) -> None:
+    apart = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path / 'apart.db'}"})
+    migrate(apart)
+    engine = open_engine(apart.database)
+    FaceRepositories.of(apart, engine, lambda: datetime.now(UTC)).subjects.create(
+        NewSubject(name="Ada")
+    )
+    engine.dispose()
+    assert found(looks.service(apart), "database").state == "ok"
+    empty = apart.model_copy(update={"home": tmp_path / "empty"})
+    failing(found(looks.service(empty), "database"), "not that of this home", "OPSIN_HOME")
 
 
 def test_a_busy_machine_on_which_jobs_come_last(
@@ -280,6 +312,30 @@ def test_a_database_that_is_not_migrated(settings: Settings) -> None:
         file.with_name(file.name + end).unlink(missing_ok=True)
     file.write_bytes(b"no database at all" * 100)
     failing(found(looks.service(settings), "database"), "damaged", "opsin restore")
+
+
+def test_a_database_on_a_full_disk(settings: Settings) -> None:
+    upgrade(settings.database)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("OPSIN_")}
+    environment |= {"OPSIN_HOME": str(settings.home), "OPSIN_PORT": str(settings.port)}
+    for words, said in (
+        (("keys", "list"), "The disk of the database is full. Free space on it."),
+        (("doctor",), "sqlite: the disk of the database is full"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", *words],
+            cwd=ROOT,
+            env=environment
+            | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+            # No file may grow to the 32 KB that SQLite's readers and writers share.
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, 2**14)),
+        )
+        assert done.returncode == 1
+        assert said in done.stdout + done.stderr
+        assert "does not answer" not in done.stdout + done.stderr
 
 
 def test_a_port_that_is_taken(settings: Settings) -> None:

@@ -42,7 +42,8 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_an_installation_is_named(
     tmp_path: Path, model: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("OPSIN_HOME", raising=False)
+    for name in ("OPSIN_HOME", "OPSIN_WEIGHTS_DIR"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     settings = Settings(_env_file=None)
     with pytest.raises(CommandError, match=r"not the home of an installation.*OPSIN_HOME=") as bad:

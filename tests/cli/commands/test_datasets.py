@@ -1,10 +1,13 @@
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.cli.running import Run, Starter
+from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import on_disk, tree, written, zipped
+from tests.postgresql import new_database
 
 
 class Command:
@@ -12,8 +15,10 @@ class Command:
         self._start, self._folder = start, folder
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
-        home = self._folder / "home"
-        run: Run = self._start("-m", "cli", "datasets", *arguments, OPSIN_HOME=home)
+        return self.at(self._folder / "home", *arguments, code=code)
+
+    def at(self, home: Path, *arguments: str, code: int = 0, **settings: object) -> str:
+        run: Run = self._start("-m", "cli", "datasets", *arguments, OPSIN_HOME=home, **settings)
         assert run.wait(60) == code, run.text
         assert "Traceback" not in run.text
         return run.text
@@ -69,3 +74,21 @@ def test_a_published_dataset_is_added_or_the_file_that_is_missing_is_told(
     added = datasets("fetch", "fruits360")
     assert re.search(r"Apple\t7", added)
     assert "ready to train" in added
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_list_at_an_empty_home_changes_nothing(
+    request: pytest.FixtureRequest, datasets: Command, tmp_path: Path, database: str
+) -> None:
+    url = f"sqlite:///{tmp_path / 'apart.db'}"
+    if database == "postgresql":
+        url = new_database(request.getfixturevalue("postgresql"), "listed")
+    folder = written(tmp_path / "pets", tree({"cat": 5, "dog": 5}))
+    datasets.at(tmp_path / "home", "add", str(folder), OPSIN_DATABASE_URL=url)
+    output = datasets.at(tmp_path / "empty", "list", code=2, OPSIN_DATABASE_URL=url)
+    assert "holds datasets" in output
+    assert "OPSIN_HOME" in output
+    assert {path.name for path in (tmp_path / "empty").rglob("*")} <= {"run", "use.lock"}
+    shutil.move(tmp_path / "home/datasets", tmp_path / "datasets")  # a disk of its own
+    for _ in range(2):
+        assert "pets" in datasets.at(tmp_path / "home", "list", OPSIN_DATABASE_URL=url)

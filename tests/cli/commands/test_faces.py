@@ -3,24 +3,30 @@
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, select
 from typer.testing import CliRunner
 
 from cli.clients.faces import FacesApi
 from cli.commands.faces import face_threshold, faces
-from cli.commands.faces.face_keys import rotate, rotate_token_key
+from cli.commands.faces.face_keys import replace_lost_keys, rotate, rotate_token_key
 from cli.main import build
 from cli.output import CommandError
+from cli.startup import migrate
+from contracts.errors import NeedsOperator
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
-from database.engine import open_engine
+from database.audit import Audit
+from database.crypto.cipher import sealing_key_ids
+from database.crypto.master_keys import KeyFile
+from database.engine import open_engine, reading
 from database.faces.repositories import FaceRepositories
+from database.faces.template_rows import Unreadable
 from database.migrations import upgrade
 from database.tables import SubjectRecord
 
@@ -271,15 +277,17 @@ def test_erasure_reports_templates_frames_and_models(
 def test_an_export_is_written_for_its_owner_alone(
     server: tuple[Server, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    held = {"subject": {"id": "sub_1"}, "templates": []}
+    held = {"subject": {"id": "sub_1"}, "templates": [], "unreadable": ["ff_1"]}
     server[0].answers["GET /v1/faces/subjects/sub_1/export"] = (200, held)
     faces.export("sub_1", server=server[1])
-    assert json.loads(capsys.readouterr().out) == held
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == held
+    assert "not in it: ff_1." in printed.err
     to = tmp_path / "ada.json"
     faces.export("sub_1", to, server=server[1])
     assert json.loads(to.read_text()) == held
     assert to.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(CommandError, match="cannot be written"):
+    with pytest.raises(CommandError, match="exists already"):
         faces.export("sub_1", to, server=server[1])
 
 
@@ -358,4 +366,100 @@ def test_rotation_encrypts_all_subjects_by_a_new_key(
     rotate_token_key()
     assert renewed.signing().id != signing
     assert signing in {one.id for one in renewed.public()}
+    engine.dispose()
+
+
+@pytest.mark.parametrize("command", [rotate, rotate_token_key])
+@pytest.mark.parametrize("is_home", [True, False])
+def test_no_key_is_made_where_the_right_one_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[[], None], is_home: bool
+) -> None:
+    """In a home whose secrets were not restored, and in one that is not that of the database."""
+    settings = Settings(
+        _env_file=None, home=tmp_path / "home", database_url=f"sqlite:///{tmp_path / 'apart.db'}"
+    )
+    migrate(settings)
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    signing = faces.token_keys.signing().id
+    home = settings.home
+    if is_home:
+        settings.face_keys_file.rename(tmp_path / "aside")
+    else:
+        home = tmp_path / "empty"
+    monkeypatch.setenv("OPSIN_HOME", str(home))
+    monkeypatch.setenv("OPSIN_DATABASE_URL", settings.database)
+    with pytest.raises(CommandError, match="put back" if is_home else "OPSIN_HOME"):
+        command()
+    assert not (home / "secrets/faces.keys").exists()
+    assert [key.id for key in faces.token_keys.public()] == [signing]
+    engine.dispose()
+
+
+def with_ada(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Settings, Engine, FaceRepositories, str]:
+    """An installation with one person, and her id."""
+    settings = Settings(_env_file=None, home=home)
+    migrate(settings)
+    engine = open_engine(settings.database)
+    monkeypatch.setenv("OPSIN_HOME", str(home))
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    return settings, engine, faces, faces.subjects.create(NewSubject(name="Ada"))["id"]
+
+
+@pytest.mark.parametrize("has_other_key", [False, True])
+def test_faces_go_on_after_the_keys_are_lost(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    has_other_key: bool,
+) -> None:
+    """As after the restore of a backup without --secrets."""
+    settings, engine, before, ada = with_ada(tmp_path, monkeypatch)
+    digest, signing = before.keyed_hash.hexdigest(b"phone"), before.token_keys.signing().id
+    with pytest.raises(CommandError, match="No key is missing"):
+        replace_lost_keys(yes=True)
+    lost = before.cipher.key_id
+    settings.face_keys_file.rename(tmp_path / "aside")
+    if has_other_key:
+        KeyFile(settings.face_keys_file).create()
+    running = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    with pytest.raises(NeedsOperator, match="replace-lost-keys"):
+        running.keyed_hash.hexdigest(b"phone")
+    with pytest.raises(NeedsOperator):
+        running.token_keys.signing()
+    with pytest.raises(CommandError, match=rf"{lost}.* 1 subject can.*--yes"):
+        replace_lost_keys()
+    assert settings.face_keys_file.exists() == has_other_key, "nothing was done"
+
+    replace_lost_keys(yes=True)
+    printed = capsys.readouterr()
+    assert printed.out.split() == [ada, "Ada"]
+    assert "1 subject must be enrolled again" in printed.err
+    running.subjects.create(NewSubject(name="Eve"))  # without a restart
+    assert running.keyed_hash.hexdigest(b"phone") != digest
+    assert running.token_keys.signing().id != signing
+    assert signing not in {key.id for key in running.token_keys.public()}
+    (line,) = Audit(engine, lambda: datetime.now(UTC)).list(action="face_keys_replaced").items
+    assert (line.actor, line.subject) == ("command", f"{lost} by {running.cipher.key_id}")
+    running.subjects.erase(ada)
+    rotate()
+    with reading(engine) as session:
+        assert lost not in sealing_key_ids(session)
+    engine.dispose()
+
+
+def test_a_person_is_recognized_again_once_the_lost_key_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, engine, _, ada = with_ada(tmp_path, monkeypatch)
+    aside = settings.face_keys_file.rename(tmp_path / "aside")
+    replace_lost_keys(yes=True)
+    running = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    with pytest.raises(Unreadable):
+        running.subjects.require_readable(ada)
+    with settings.face_keys_file.open("a") as file:
+        file.write(aside.read_text())
+    running.subjects.require_readable(ada)
     engine.dispose()

@@ -1,11 +1,16 @@
 import json
+import os
+import resource
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from contracts.inference.manifest import Served
 from models.store.store import Store
-from tests.cli.running import Run, Starter
+from tests.cli.running import ROOT, Run, Starter
 from tests.models.drafts import DRAFT, FILES, write_files
 
 
@@ -83,7 +88,28 @@ def test_download(models: Models, store: Store, tmp_path: Path) -> None:
     models("download", "pets", "--format", "keras", "--out", str(to))
     assert to.read_bytes() == FILES["model.keras"]
     again = models("download", "pets", "--format", "keras", "--to", str(to), code=1)
-    assert "Cannot write" in again.text
+    assert "exists already" in again.text
+
+
+def test_a_download_that_a_full_disk_ended_can_be_repeated(
+    models: Models, store: Store, tmp_path: Path
+) -> None:
+    to = tmp_path / "out" / "pets.zip"
+    to.parent.mkdir()
+    call = ("models", "download", "pets", "--out", str(to))
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *call],
+        cwd=ROOT,
+        env=os.environ | {"OPSIN_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64)),
+    )
+    assert (done.returncode, list(to.parent.iterdir())) == (1, [])
+    assert "cannot be written (File too large)" in done.stderr
+    models(*call[1:])
+    assert zipfile.is_zipfile(to)
 
 
 def test_an_empty_store_says_what_fills_it(models: Models) -> None:

@@ -3,8 +3,11 @@
 import http.server
 import io
 import json
+import os
 import re
+import signal
 from pathlib import Path
+from threading import Timer
 from typing import ClassVar
 
 import pytest
@@ -15,8 +18,9 @@ from cli.commands.training.train_local import RunFolder, TerminalWork
 from cli.output import CommandError
 from cli.processes.signals import StopSignals
 from contracts.jobs import Progress
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.work import WorkStoppedError
+from models.memory.ledger import MemoryLedger
 from models.training.presets import PRESETS, training_request
 from tests.cli.serving import serving
 from tests.images import encoded, scene
@@ -132,6 +136,20 @@ def test_the_same_training_runs_in_one_terminal_only(tmp_path: Path) -> None:
         pass
 
 
+def test_a_training_in_a_terminal_waits_for_the_memory_of_jobs(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C ends the wait."""
+    settings = Settings(_env_file=None, home=tmp_path / "home", training_memory_mb=2000)
+    folder = written(tmp_path / "pets", tree({"cat": 6, "dog": 6}))
+    interrupt = Timer(3, os.kill, (os.getpid(), signal.SIGINT))
+    with MemoryLedger.of(settings).reserve(2000 * MIB, lambda: None):
+        interrupt.start()
+        with pytest.raises(CommandError, match="Stopped"):
+            train_folder(settings, folder, {"model": "pets", "network": "squeezenet"})
+    assert capfd.readouterr().err.count("waiting for memory") == 1
+
+
 def test_each_epoch_is_printed_once_and_artifacts_are_kept(tmp_path: Path) -> None:
     out = io.StringIO()
     row = {"epoch": 1, "phase": "scratch", "loss": 0.5, "accuracy": 0.75}
@@ -143,6 +161,17 @@ def test_each_epoch_is_printed_once_and_artifacts_are_kept(tmp_path: Path) -> No
     assert out.getvalue().count("75.0%") == 1
     assert "1/2" in out.getvalue()
     assert (tmp_path / work.job_id / "curves.png").read_bytes() == b"png"
+
+
+def test_a_training_in_a_terminal_says_once_that_it_has_had_its_memory(tmp_path: Path) -> None:
+    peaks: list[str] = []
+    with StopSignals() as signals, work_at(tmp_path, signals, io.StringIO()) as work:
+        work.at_peak = lambda: peaks.append("peak")
+        work.metrics({"epoch": 1, "phase": "head", "loss": 0.5})
+        assert not peaks
+        for epoch in (1, 2):
+            work.metrics({"epoch": epoch, "phase": "scratch", "loss": 0.5})
+    assert len(peaks) == 1
 
 
 def test_ctrl_c_ends_a_training_at_the_next_step(tmp_path: Path) -> None:

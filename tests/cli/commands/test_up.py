@@ -2,6 +2,7 @@ import os
 import re
 import signal
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -12,9 +13,13 @@ from cli.commands import keys
 from cli.commands.up import _phase
 from cli.home import Home
 from cli.output import CommandError
-from cli.startup import require_free_port, require_key
+from cli.startup import migrate, require_free_port, require_key
+from contracts.errors import Unavailable
 from contracts.inference.registry import Readiness
 from contracts.settings import Settings
+from database.engine import open_engine
+from database.installation import home_id
+from database.jobs.jobs import Jobs
 from tests.cli.running import Run, Starter, free_port, until
 
 STAND_IN = "tests/cli/stand_in.py"
@@ -132,6 +137,9 @@ def test_an_open_address_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
     keys.create("first", ["admin"], cli_key=False)
     require_key(settings)
+    (tmp_path / "opsin.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(Unavailable, match="damaged"):  # and not that there is no key
+        require_key(settings)
 
 
 def test_the_curl_line_is_short_where_it_can_be(
@@ -156,3 +164,47 @@ def test_the_start_says_which_networks_are_left() -> None:
     assert _phase(state).endswith("2 left: squeezenet, vgg16")
     state.redis = "unreachable"
     assert "Redis" in _phase(state)
+
+
+@pytest.mark.parametrize("command", [["up"], ["serve"], ["worker", "--jobs"]])
+def test_nothing_starts_from_an_empty_home_of_a_database_in_use(
+    start: Starter, tmp_path: Path, command: list[str]
+) -> None:
+    """As if the disk of the home were not mounted; nothing is written to its mount point."""
+    settings = Settings(
+        _env_file=None, home=tmp_path / "home", database_url=f"sqlite:///{tmp_path / 'apart.db'}"
+    )
+    migrate(settings)
+    engine = open_engine(settings.database)
+    Jobs(engine, lambda: datetime.now(UTC)).create("filters", {"layer": "conv1"}, limit=9)
+    engine.dispose()
+    empty = tmp_path / "empty"
+    run = start(
+        *("-m", "cli", *command),
+        OPSIN_HOME=empty,
+        OPSIN_DATABASE_URL=settings.database,
+        OPSIN_REDIS_URL="unix:///nowhere",
+        OPSIN_PORT=free_port(),
+    )
+    assert run.wait(60) == 2, run.text
+    assert "holds jobs" in run.text
+    assert "mount its disk" in run.text
+    assert {path.name for path in empty.iterdir()} <= {"run", "logs", "valkey"}
+
+
+def test_a_job_worker_does_not_start_from_a_home_of_its_own(start: Starter, tmp_path: Path) -> None:
+    """It would fail every job, whose files are in the home of the service."""
+    settings = Settings(
+        _env_file=None, home=tmp_path / "home", database_url=f"sqlite:///{tmp_path / 'apart.db'}"
+    )
+    migrate(settings)
+    wrong = tmp_path / "wrong"
+    run = start(
+        *("-m", "cli", "worker", "--jobs"),
+        OPSIN_HOME=wrong,
+        OPSIN_DATABASE_URL=settings.database,
+        OPSIN_REDIS_URL="unix:///nowhere",
+    )
+    assert run.wait(60) == 2, run.text
+    assert "Set OPSIN_HOME" in run.text
+    assert home_id(wrong) is None

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import redis
 
 from cli.output import CommandError
 from cli.processes.process import Program
@@ -59,7 +58,7 @@ class Supervised:
         self.reports: list[str] = []
         self.signals = StopEvent()
         self.fault: CommandError | None = None
-        self.client = redis.Redis.from_url(valkey.url)
+        self.client = valkey.client()
         env = os.environ | {"PYTHONPATH": str(ROOT)}
         command = (sys.executable, "-c", code, valkey.url)
         self.supervisor = WorkerSupervisor(

@@ -1,7 +1,9 @@
 import signal
 
+import redis
 from kombu import Consumer, Message, Queue
 
+from contracts.queue import redis_keys
 from contracts.queue.celery import celery_app
 from tests.valkey import RealValkey
 
@@ -36,3 +38,20 @@ def test_failed_acknowledgement_frees_its_slot(valkey: RealValkey) -> None:
                 process.send_signal(signal.SIGCONT)
             assert channel.qos.can_consume()
     app.close()
+
+
+def test_the_queues_of_workers_that_are_gone_leave_nothing_in_redis(valkey: RealValkey) -> None:
+    for worker in ("w1", "w2"):
+        app = celery_app(valkey.url)
+        queue = redis_keys.own_queue(worker)
+        app.amqp.queues.select([queue])
+        taken: list[Message] = []
+        with app.connection_for_read() as connection:
+            consumer = app.amqp.TaskConsumer(connection.channel(), on_message=taken.append)
+            with consumer:
+                celery_app(valkey.url).send_task(redis_keys.TASK_NOTIFY, queue=queue)
+                connection.drain_events(timeout=5)
+                taken[0].ack()
+        app.close()
+    with redis.Redis.from_url(valkey.url) as client:
+        assert [key for key in client.scan_iter("*") if b"worker" in key] == []

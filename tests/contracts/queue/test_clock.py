@@ -3,7 +3,6 @@
 import time
 
 import pytest
-import redis
 
 from contracts.queue.clock import RedisClock
 from tests.valkey import RealValkey
@@ -49,7 +48,7 @@ def test_a_slow_answer_does_not_spoil_a_measurement() -> None:
 
 @pytest.mark.parametrize("ahead", [4, 31, -31, 65])
 def test_two_hosts_agree_through_one_redis(valkey: RealValkey, ahead: float) -> None:
-    client = redis.Redis.from_url(valkey.url)
+    client = valkey.client()
     here = RedisClock()
     there = RedisClock(lambda: time.monotonic() + ahead, lambda: time.time() + ahead)
     for clock in (here, there):

@@ -20,7 +20,7 @@ def heartbeat(worker_id: str, *models: HeldModel) -> WorkerBeat:
 
 @pytest.fixture
 def client(valkey: RealValkey) -> redis.Redis:
-    client = redis.Redis.from_url(valkey.url)
+    client = valkey.client()
     client.sadd(redis_keys.WORKERS, "w1", "other", "gone")
     client.set(redis_keys.heartbeat_key("w1"), heartbeat("w1").model_dump_json())
     client.set(redis_keys.heartbeat_key("other"), json.dumps({"release": "0.9"}))
@@ -44,7 +44,7 @@ def test_readers_separate_readable_unreadable_and_expired(
 
 
 def test_no_workers_are_no_heartbeats(valkey: RealValkey) -> None:
-    assert read_heartbeats(redis.Redis.from_url(valkey.url)).workers == ()
+    assert read_heartbeats(valkey.client()).workers == ()
 
 
 def test_loaded_versions_are_those_that_answer() -> None:

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from contracts.settings import Settings
+from database.crypto.cipher import open_cipher
 from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher, key_id_of
 from database.crypto.master_keys import Key, KeyFile, read_keys
 
@@ -71,6 +73,7 @@ def test_a_derived_secret_depends_on_the_first_key_and_the_purpose() -> None:
 
 def test_a_secret_is_derived_from_a_key_that_another_process_added(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys")
+    file.create()
     cipher = EnvelopeCipher(file.read(), file)
     before = cipher.derive("a")
     added = file.add()
@@ -81,7 +84,7 @@ def test_a_secret_is_derived_from_a_key_that_another_process_added(tmp_path: Pat
 
 def test_no_key_is_lost_when_several_are_added_at_once(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    KeyFile(path).read()
+    KeyFile(path).create()
     with ThreadPoolExecutor(8) as pool:
         added = list(pool.map(lambda _: KeyFile(path).add(), range(40)))
     assert set(added) < set(KeyFile(path).read())
@@ -104,18 +107,20 @@ def test_malformed_keys_are_refused_without_repeating_them(keys: str, message: s
     assert "AAAA" not in str(error.value)
 
 
-def test_keys_come_from_the_settings(tmp_path: Path) -> None:
+def test_keys_come_from_the_settings(tmp_path: Path, engine: Engine) -> None:
     settings = Settings(_env_file=None, home=tmp_path, faces_keys=f"{text(TWO)}, {text(ONE)}")
-    assert EnvelopeCipher.of(settings).key_ids == ("two", "one")
+    assert open_cipher(settings, engine).key_ids == ("two", "one")
     assert not settings.secrets_home.exists()
     assert "AAAA" not in repr(read_keys(text(ONE)))
 
 
-def test_the_key_file_is_created_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_the_key_file_is_created_once_and_only_its_owner_can_read_it(
+    tmp_path: Path, engine: Engine
+) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
     found: list[str] = []
     threads = [
-        threading.Thread(target=lambda: found.append(EnvelopeCipher.of(settings).key_id))
+        threading.Thread(target=lambda: found.append(open_cipher(settings, engine).key_id))
         for _ in range(8)
     ]
     for thread in threads:
@@ -128,11 +133,12 @@ def test_the_key_file_is_created_once_and_only_its_owner_can_read_it(tmp_path: P
     assert os.listdir(settings.secrets_home) == ["faces.keys"]  # noqa: PTH208
     settings.face_keys_file.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
-        EnvelopeCipher.of(settings)
+        open_cipher(settings, engine)
 
 
 def test_a_key_that_another_process_adds_is_used(tmp_path: Path) -> None:
     file = KeyFile(tmp_path / "keys")
+    file.create()
     running = EnvelopeCipher(file.read(), file)
     old = running.encrypt(b"a", "x")
     added = file.add()

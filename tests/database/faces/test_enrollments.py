@@ -11,6 +11,7 @@ from database.engine import writing
 from database.faces.enrollments import failed_by_service
 from database.faces.privacy.exports import held_data
 from database.faces.repositories import FaceRepositories
+from database.installation import adopt
 from database.jobs.jobs import Jobs
 from database.tables import JobRecord
 from tests.database.conftest import Clock
@@ -19,6 +20,7 @@ from tests.database.faces.test_faces import NET, OLD, add_subject, template
 
 @pytest.fixture
 def faces(engine: Engine, clock: Clock, tmp_path: Path) -> FaceRepositories:
+    adopt(engine, tmp_path)
     return FaceRepositories.of(Settings(_env_file=None, home=tmp_path), engine, clock)
 
 

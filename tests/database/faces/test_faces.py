@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from contracts.faces.subjects import (
     NewSubject,
     NewTemplate,
     StoredFrame,
+    Subject,
     SubjectChange,
     Threshold,
 )
@@ -39,7 +41,9 @@ from database.faces.repositories import FaceRepositories
 from database.faces.search.gallery import Gallery
 from database.faces.search.gallery_source import EVERYTHING
 from database.faces.subjects import Erasure
+from database.faces.template_rows import Damaged, Unreadable
 from database.idempotency import IdempotencyKey
+from database.installation import adopt
 from database.jobs.jobs import Jobs
 from database.secure_delete import purge_deleted_rows
 from database.tables import FaceEventRecord, Record
@@ -70,6 +74,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def faces(engine: Engine, clock: Clock, home: Path) -> FaceRepositories:
+    adopt(engine, home)
     return FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
 
 
@@ -80,6 +85,23 @@ def ada(faces: FaceRepositories) -> str:
 
 def add_subject(faces: FaceRepositories, name: str, **more: Any) -> str:
     return str(faces.subjects.create(NewSubject(name=name, **more))["id"])
+
+
+def test_nothing_is_stored_after_what_a_check_has_seen_was_taken_back(
+    faces: FaceRepositories, ada: str
+) -> None:
+    """A consent is withdrawn while the check at the end of an enrollment compares faces."""
+    with ThreadPoolExecutor(1) as pool:
+        withdrawals: list[Future[Subject]] = []
+
+        def check() -> None:
+            change = SubjectChange(consent=None)
+            withdrawals.append(pool.submit(faces.subjects.change, ada, change))
+            done, _ = wait(withdrawals, timeout=0.5)
+            assert not done, "acknowledged before the templates are stored"
+
+        faces.templates.add(ada, [template()], embedder=NET, final_check=check)
+        assert withdrawals[0].result(5).templates.current == 1
 
 
 def test_a_subject_is_stored_as_sent(faces: FaceRepositories) -> None:
@@ -200,6 +222,26 @@ def test_frames_are_stored_encrypted_and_only_with_consent(
     assert changed.files == 0
     assert not (home / "faces" / ada).exists()
     assert len(faces.templates.of_subject(ada, embedder=NET)) == 2
+
+
+@pytest.mark.parametrize("fault", ["damaged", "lost", "no key"])
+def test_a_frame_that_cannot_be_read_is_not_said_to_lack_its_key(
+    faces: FaceRepositories, ada: str, home: Path, engine: Engine, clock: Clock, fault: str
+) -> None:
+    faces.templates.add(ada, [template(b"a frame")], embedder=NET)
+    (file_id,) = faces.frames.ids_of_subject(ada)
+    path = home / "faces" / ada / file_id
+    if fault == "damaged":
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    elif fault == "lost":
+        path.unlink()
+    else:
+        (home / "secrets" / "faces.keys").write_text("new:" + "A" * 43 + "=\n")
+        faces = FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
+    with pytest.raises(Unreadable) as error:
+        faces.frames.get(ada, file_id)
+    assert isinstance(error.value, Damaged) == (fault != "no key")
+    assert ("faces.keys" in error.value.detail) == (fault == "no key")
 
 
 def test_stale_templates_with_frames_can_be_updated(faces: FaceRepositories, ada: str) -> None:
@@ -384,6 +426,8 @@ def test_nothing_is_left_of_an_erased_subject(
     erasure = faces.subjects.erase(zen)
     assert (erasure.counts.templates, erasure.counts.files) == (6, 1)
     assert erasure.jobs == (job.job.id,)
+    assert Jobs(engine, clock).get(job.job.id).state == "cancelled"  # until its files are deleted
+    faces.subjects.delete_jobs(erasure.jobs)
     gallery.refresh()
     assert purge_deleted_rows(engine)
 

@@ -137,6 +137,19 @@ def test_an_unreadable_template_does_not_affect_other_subjects(
     assert (near(gallery, a), near(gallery, b)) == ([], [bea])
 
 
+def test_the_other_templates_of_a_subject_with_a_damaged_one_are_found(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    gallery, shown = Gallery(faces.gallery_source), [vector(), vector()]
+    ada = add_subject(faces, "Ada")
+    ids = faces.templates.add(ada, [template(embedding=one) for one in shown], embedder=NET)
+    (first, a), (_, b) = sorted(zip(ids, shown, strict=True), key=lambda pair: pair[0])
+    with engine.begin() as connection:
+        junk = text("UPDATE face_templates SET sealed = :junk WHERE id = :id")
+        connection.execute(junk, {"junk": b"junk", "id": first})
+    assert (near(gallery, a), near(gallery, b)) == ([], [ada])
+
+
 def test_an_erased_subject_is_removed_although_another_is_unreadable(
     faces: FaceRepositories, engine: Engine
 ) -> None:

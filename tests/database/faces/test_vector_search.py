@@ -1,13 +1,15 @@
 """The PostgreSQL index: a secret rotation, and the same results as the search in memory."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from contracts.faces.subjects import EMBEDDING_SIZE
+from contracts.queue.messages import Vector
 from contracts.settings import Settings
 from database.crypto.envelope import EnvelopeCipher
 from database.crypto.master_keys import KeyFile
@@ -18,6 +20,7 @@ from database.faces.search.vector_search import VectorSearch, rotation_matrix
 from database.migrations import upgrade
 from tests.database.conftest import Clock
 from tests.database.faces.test_faces import NET, add_subject, template, vector
+from tests.postgresql import new_database
 
 FIRST = (0.02141821, 0.03180816, -0.11114575)
 
@@ -36,30 +39,75 @@ def test_the_rotation_preserves_products_and_depends_on_the_secret() -> None:
 
 def test_a_running_process_uses_the_key_that_another_process_added(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
-    running = VectorSearch(Mock(), Mock(), EnvelopeCipher.of(settings))
+    file = KeyFile(settings.face_keys_file)
+    file.create()
+    running = VectorSearch(Mock(), Mock(), EnvelopeCipher.of_file(file))
     before = running._rotation()
     assert running._rotation() is before
-    key = KeyFile(settings.face_keys_file).add()
+    key = file.add()
     after = running._rotation()
     assert before.key_id != after.key_id == key.id
-    fresh = VectorSearch(Mock(), Mock(), EnvelopeCipher.of(settings))._rotation()
+    fresh = VectorSearch(Mock(), Mock(), EnvelopeCipher.of_file(file))._rotation()
     assert np.array_equal(after.matrix, fresh.matrix)
     assert not np.allclose(after.matrix, before.matrix, atol=0.1)
 
 
-@pytest.mark.slow
-def test_it_finds_what_the_search_in_memory_finds(
-    postgresql: str, tmp_path: Path, clock: Clock
-) -> None:
-    engine = open_engine(postgresql)
+@pytest.fixture
+def pgvector(postgresql: str, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """A new database of a server that has pgvector."""
+    url = new_database(postgresql, f"vectors_{request.node.name}"[:60])
+    engine = open_engine(url)
     with engine.connect() as connection:
         has = connection.scalar(
             text("SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'")
         )
+    if has:
+        upgrade(url)
+        yield engine
+    engine.dispose()  # the server stops only without connections
     if not has:
-        engine.dispose()  # the server stops only without connections
         pytest.skip("this PostgreSQL has no pgvector; install e.g. postgresql-17-pgvector")
-    upgrade(postgresql)
+
+
+@pytest.mark.slow
+def test_rows_that_were_replaced_hide_nobody(
+    pgvector: Engine, tmp_path: Path, clock: Clock
+) -> None:
+    """Each new template of a person writes all of them anew; a vacuum comes much later."""
+    with pgvector.begin() as connection:  # as with more rows
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f'ALTER DATABASE "{name}" SET enable_seqscan = off'))
+    pgvector.dispose()
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), pgvector, clock)
+    search = VectorSearch(pgvector, faces.gallery_source, faces.cipher)
+    exact = Gallery(faces.gallery_source)
+    search.prepare()
+    with pgvector.begin() as connection:
+        connection.execute(text("ALTER TABLE face_vectors SET (autovacuum_enabled = off)"))
+    face = vector()
+
+    def like(amount: float) -> Vector:
+        other: Vector = face + amount * vector()
+        return (other / np.linalg.norm(other)).astype(np.float32)
+
+    for name in ("Twin", *"ABCDEFGH"):
+        similar = like(0.5) if name == "Twin" else vector()
+        faces.templates.add(add_subject(faces, name), [template(embedding=similar)], embedder=NET)
+    ada = add_subject(faces, "Ada")
+    for _ in range(32):
+        faces.templates.add(ada, [template(embedding=like(0.1))], embedder=NET)
+        queries = like(0.1)[None]
+        (found,) = search.nearest(queries, embedder=NET, min_similarity=0.5, limit=4)
+        (right,) = exact.nearest(queries, embedder=NET, min_similarity=0.5, limit=4)
+        assert [one.subject_id for one in found] == [one.subject_id for one in right]
+    assert len(right) == 2
+
+
+@pytest.mark.slow
+def test_it_finds_what_the_search_in_memory_finds(
+    pgvector: Engine, tmp_path: Path, clock: Clock
+) -> None:
+    engine = pgvector
     faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), engine, clock)
     search = VectorSearch(engine, faces.gallery_source, faces.cipher)
     exact = Gallery(faces.gallery_source)
@@ -81,4 +129,3 @@ def test_it_finds_what_the_search_in_memory_finds(
             faces.subjects.erase(ids[0])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM face_vectors")) == 57
-    engine.dispose()

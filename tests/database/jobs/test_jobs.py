@@ -3,6 +3,7 @@
 import base64
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, update
 
 from contracts.errors import (
     Conflict,
+    DiskUnusable,
     IdempotencyConflict,
     InvalidImage,
     JobNotFound,
@@ -17,8 +19,10 @@ from contracts.errors import (
     ValidationFailed,
 )
 from contracts.jobs import Job, JobKind
+from contracts.keys import Scope
 from database.engine import writing
 from database.idempotency import IdempotencyKey
+from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
 from database.tables import JobRecord, MetricRecord
@@ -296,3 +300,76 @@ def test_reader_does_not_wait_for_a_writer(jobs: Jobs, engine: Engine) -> None:
     with writing(engine) as session:
         session.connection().execute(update(JobRecord).values(state="running"))
         assert jobs.get(job.id) == job
+
+
+def test_the_scopes_of_a_job_read_back_wherever_it_is_read(jobs: Jobs) -> None:
+    job = jobs.create("embed", REQUEST, limit=9, scopes=("infer", "faces")).job
+    old = jobs.create("embed", REQUEST, limit=9).job
+    for one, scopes in ((job, ("infer", "faces")), (old, None)):
+        assert one.scopes == scopes
+        assert jobs.get(one.id).scopes == scopes
+        assert jobs.history(one.id).job.scopes == scopes
+        assert jobs.request_of(one.id) == REQUEST
+    assert {one.scopes for one in jobs.list().items} == {None, ("infer", "faces")}
+    assert "scopes" not in job.model_dump()
+
+
+def test_jobs_whose_files_stay_on_the_disk_are_found_again(
+    jobs: Jobs, files: JobFiles, tmp_path: Path
+) -> None:
+    made = jobs.create("evaluation", {"model": "door", "version": 1}, limit=9, scopes=("faces",))
+    folder = files.work(made.job.id).parent
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.symlink_to(elsewhere)  # which is not followed
+    with pytest.raises(DiskUnusable):
+        jobs.erase_about("sub_0123456789abcdefghij", {("door", 1)})
+    assert jobs.get(made.job.id).state == "cancelled"
+    assert jobs.purge(timedelta(seconds=-1)) == 0
+    with pytest.raises(DiskUnusable):  # now that the version is deleted
+        jobs.erase_about("sub_0123456789abcdefghij", ())
+    folder.unlink()
+    assert jobs.erase_about("sub_0123456789abcdefghij", ()) == 1
+    with pytest.raises(JobNotFound):
+        jobs.get(made.job.id)
+
+
+def test_the_jobs_about_an_erased_person_are_deleted(
+    jobs: Jobs, leases: Leases, files: JobFiles
+) -> None:
+    subject, other = "sub_0123456789abcdefghij", "sub_0123456789ABCDEFGHIX"
+    people: tuple[Scope, ...] = ("train", "faces")
+
+    def make(kind: JobKind, request: dict[str, Any], result: dict[str, Any] | None = None) -> str:
+        scopes = None if request.pop("old", False) else people
+        job_id = jobs.create(kind, request, limit=99, scopes=scopes).job.id
+        files.store_artifact(job_id, "filters.gif", b"a face")
+        if result is not None:
+            lease = leases.claim(job_id, "w", 30)
+            assert lease is not None
+            leases.succeed(lease, result)
+        return job_id
+
+    gone = [
+        make("training", {"model": "door", "subjects": [subject]}, {"version": 1}),
+        make("evaluation", {"model": "door", "version": 1}, {}),
+        make("evaluation", {"model": "door", "version": 7, "against": 2}, {}),
+        make("dream", {"model": "door", "version": "2"}, {}),
+        make("heatmap", {"model": "door", "version": 1}),  # not ended
+        make("classify", {"model": "door", "version": 5}, {"label": subject}),
+        make("quantize", {"model": "door", "version": 1, "old": True}, {}),
+    ]
+    running = make("training", {"model": "door", "subjects": [other, subject]})
+    kept = [
+        running,
+        make("training", {"model": "door", "subjects": [other]}, {}),
+        make("evaluation", {"model": "door", "version": 3}, {"labels": [other]}),
+        make("evaluation", {"model": "pets", "version": 1}, {}),
+        make("enrollment", {"subject_id": subject}, {}),
+    ]
+    assert jobs.erase_about(subject, {("door", 1), ("door", 2)}) == len(gone)
+    assert {job.id for job in jobs.list().items} == set(kept)
+    assert {path.name for path in files.root.iterdir()} == set(kept)
+    jobs.cancel(running)
+    assert jobs.erase_about(subject, ()) == 1
+    assert running not in {job.id for job in jobs.list().items}

@@ -1,10 +1,13 @@
 """Jobs in processes of their own: order, metrics, files, and how many attempts they get."""
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from contracts.errors import Unavailable
 from contracts.jobs import Job, JobKind, Progress
@@ -64,8 +67,10 @@ def test_inputs_are_moved_and_event_log_is_removed_with_the_job(tmp_path: Path) 
     (tmp_path / "logs" / job_id).mkdir(parents=True)
     files.end_work(job_id)
     assert (tmp_path / "logs" / job_id).exists()
-    files.remove(job_id)
+    assert files.remove(job_id)
     assert not (tmp_path / "logs" / job_id).exists()
+    (tmp_path / "logs" / job_id).symlink_to(tmp_path)  # which is not followed
+    assert not files.remove(job_id)
 
 
 def test_entries_are_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
@@ -84,10 +89,28 @@ def test_entries_are_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
         (5, "metrics"),
     ]
     # A replaced row keeps its place.
-    assert later.job.metrics == [{"epoch": 1, "loss": 3}, {"epoch": 2, "loss": 1}]
-    assert [one.size for one in later.job.artifacts] == [20]
-    assert later.job.artifacts[0].url == f"/v1/jobs/{job.id}/artifacts/preview.png"
-    assert jobs.list().items == [later.job]
+    now = jobs.get(job.id)
+    assert now.metrics == [{"epoch": 1, "loss": 3}, {"epoch": 2, "loss": 1}]
+    assert [one.size for one in now.artifacts] == [20]
+    assert now.artifacts[0].url == f"/v1/jobs/{job.id}/artifacts/preview.png"
+    assert jobs.list().items == [now]
+
+
+def test_a_stream_of_events_reads_nothing_large(jobs: Jobs, engine: Engine) -> None:
+    """A sweep of a megabyte, followed by 128 streams, each of which reads it twice a second."""
+    large = {"dataset_id": "x" * 100_000}
+    job = jobs.create("sweep", large, limit=10).job
+    read: list[int] = []
+
+    def noted(_connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        read.append(len(re.findall(r"\b(request|result)\b", statement)))
+
+    event.listen(engine, "after_cursor_execute", noted)
+    history = jobs.history(job.id)
+    event.remove(engine, "after_cursor_execute", noted)
+    assert history.job == job.model_copy(update={"about": None, "queue_position": None})
+    assert read
+    assert sum(read) == 0
 
 
 def test_lost_lease_writes_nothing(jobs: Jobs, leases: Leases, clock: Clock) -> None:

@@ -1,4 +1,5 @@
 import shutil
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,16 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def store(settings: Settings) -> Store:
-    """`tones` 1 distinguishes dark images from bright ones, with weights set manually."""
+    return tones(settings)
+
+
+def tones(settings: Settings, unused: float = 1.0) -> Store:
+    """`tones` 1 distinguishes dark images from bright ones, with weights set manually.
+
+    Args:
+        unused: By how much the first of four channels is larger; the head ignores it, unless it is
+            as large as the others.
+    """
     keras.utils.set_random_seed(8)
     inputs = keras.Input((16, 16, 3))
     maps = keras.layers.Conv2D(4, 3, name="conv2", activation="relu", kernel_initializer="ones")(
@@ -69,6 +79,10 @@ def store(settings: Settings) -> Store:
     outputs = keras.layers.Dense(2, "softmax", name="predictions")(pooled)
     model = keras.Model(inputs, outputs)
     kernel = np.array([[-0.1, 0.1]] * 4, np.float32) * [[0.9], [1.0], [1.1], [1.0]]
+    if unused != 1:
+        weights, bias = model.get_layer("conv2").get_weights()
+        model.get_layer("conv2").set_weights([weights * [unused, 1, 1, 1], bias])
+        kernel = np.array([[0, 0], *[[-0.133, 0.133]] * 3], np.float32)
     model.get_layer("predictions").set_weights([kernel, np.array([3.6, -3.6], np.float32)])
     store = Store(settings.store_home)
     with store.staging() as folder:
@@ -126,9 +140,12 @@ def test_quantized_version_is_measured_published_once_and_promoted(
     assert served.accuracy == result["accuracy"]["after"]
     assert served.float32_accuracy == 1.0
     assert 0 < served.largest_difference < 0.7
+    store.promote("tones", 1)
     again = quantization.run(FakeWork(REQUEST, tmp_path), settings)
-    assert again["version"] == 2
+    assert (again["version"], again["promoted"]) == (2, True)
     assert store.versions("tones") == [1, 2]
+    assert store.aliases("tones") == {"champion": 1}, "a rollback stays"
+    store.promote("tones", 2)
     loaded = load_version(
         store, "tones", max_batch_size=2, options=RuntimeOptions("openvino", "auto", 1)
     )
@@ -172,7 +189,7 @@ def test_version_over_the_loss_limit_is_not_promoted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    accuracies = iter([1.0, 0.5])
+    accuracies = chain([1.0], repeat(0.5))
     monkeypatch.setattr(quantization, "_accuracy", lambda *_: next(accuracies))
     result = quantization.run(FakeWork(REQUEST, tmp_path), settings)
     assert (result["accuracy_loss"], result["promoted"]) == (0.5, False)
@@ -195,3 +212,37 @@ def test_dataset_with_other_classes_is_refused(
     monkeypatch.setattr(DatasetStore, "load", lambda self, dataset_id: strange)
     with pytest.raises(NotTrainable, match="classes"):
         quantization.run(FakeWork(REQUEST, tmp_path), settings)
+
+
+def test_layers_that_harm_the_accuracy_stay_in_float32(
+    settings: Settings, dataset: Dataset, tmp_path: Path
+) -> None:
+    store = tones(settings, unused=1000)  # in steps for the largest channel, the others are zero
+    work = FakeWork(REQUEST, tmp_path)
+    result = quantization.run(work, settings)
+    assert "control" in work.phases
+    assert (result["accuracy"]["after"], result["promoted"]) == (1.0, True)
+    assert store.verify("tones", 2) == []
+    assert not list(store.path("tones", 2).glob("*_plain"))
+    loaded = load_version(
+        store, "tones", max_batch_size=2, options=RuntimeOptions("openvino", "auto", 1)
+    )
+    assert loaded.runtime == "openvino-int8", loaded.runtime_reason
+
+
+@pytest.mark.parametrize(("seconds", "images"), [(0.0, 20), (900.0, 10**6)])
+def test_control_without_time_or_images_of_its_own_keeps_the_better_version(
+    settings: Settings,
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    images: int,
+) -> None:
+    monkeypatch.setattr(quantization, "_CONTROL_SECONDS", seconds)
+    monkeypatch.setattr(quantization, "_FEWEST_CONTROL_IMAGES", images)
+    store = tones(settings, unused=1000)
+    result = quantization.run(FakeWork(REQUEST, tmp_path), settings)
+    assert result["promoted"] == (seconds > 0)
+    assert result["accuracy"]["after"] == (1.0 if seconds else 0.5)
+    assert store.versions("tones") == [1, 2]

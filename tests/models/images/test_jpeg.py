@@ -1,9 +1,10 @@
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from contracts.errors import InvalidImage
 from models.catalog import CATALOG
@@ -93,3 +94,45 @@ def test_conflicting_sizes_are_left_to_pillow(cat: Image.Image) -> None:
     raw = jpeg(cat.resize((1300, 1100)))
     other = opened(jpeg(cat.resize((1301, 1100))))
     assert decode_jpeg_reduced(raw, other, 256) is None
+
+
+def with_segments(raw: bytes, *segments: tuple[int, bytes]) -> bytes:
+    """A JPEG with these segments in place of its JFIF header."""
+    end = 4 + int.from_bytes(raw[4:6])
+    added = [
+        bytes((0xFF, kind)) + struct.pack(">H", len(data) + 2) + data for kind, data in segments
+    ]
+    return raw[:2] + b"".join(added) + raw[end:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "count"),
+    [
+        pytest.param(0xE1, b"Exif\0\0x", 65, id="blocks of EXIF"),
+        pytest.param(0xDB, (b"\0" + b"\1" * 64) * 1000, 3, id="quantization"),
+        pytest.param(0xC0, b"\x08\0\x40\0\x40\3" + b"\1\x11\0" * 20_000, 3, id="frames"),
+    ],
+)
+def test_segments_that_pillow_reads_slowly_are_few(kind: int, data: bytes, count: int) -> None:
+    """9 MB, or 20 kB of gzip, kept a thread and the interpreter's lock busy for a minute."""
+    raw = jpeg(Image.new("RGB", (64, 64), "red"))
+    with pytest.raises(InvalidImage, match="tiny pieces"):
+        decode(with_segments(raw, *[(kind, data)] * count), network=SQUEEZENET, max_pixels=10**6)
+
+
+def test_several_blocks_of_exif_are_read() -> None:
+    blocks = [(0xE1, b"Exif\0\0x")] * 60
+    raw = with_segments(jpeg(Image.new("RGB", (64, 64), "red")), *blocks)
+    assert decode(raw, network=SQUEEZENET, max_pixels=10**6).width == 64
+
+
+def test_the_size_on_paper_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its place may be two million fractions, which Pillow makes in Python."""
+    made: list[object] = []
+    monkeypatch.setattr(TiffImagePlugin, "IFDRational", lambda *values: made.append(values))
+    count = 1000
+    tags = struct.pack("<HHLHH", 0x128, 3, 1, 2, 0) + struct.pack("<HHLL", 0x11A, 5, count, 38)
+    exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + tags + bytes(4) + struct.pack("<LL", 7, 3) * count
+    raw = with_segments(jpeg(Image.new("RGB", (64, 64), "red")), (0xE1, exif))
+    assert decode(raw, network=SQUEEZENET, max_pixels=10**6).width == 64
+    assert made == []

@@ -145,7 +145,6 @@ def test_parallel_pieces_give_the_same_heatmaps(
 ) -> None:
     folder = version(tmp_path, TAILS["as SqueezeNet"])
     whole = loaded(folder).explain("explain", PICTURES, CLASSES)
-    monkeypatch.setattr(graph, "_MIN_SPEEDUP", 0.0)  # whatever the measurement says
     monkeypatch.setattr(graph, "_deviates", lambda *_: False)  # noise has many ties
     shared = loaded(folder, RuntimeOptions("openvino", "float32", 2))
     for name, array in shared.explain("explain", PICTURES, CLASSES).items():

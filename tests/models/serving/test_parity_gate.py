@@ -19,12 +19,20 @@ class FixedRuntime:
     """A runtime with fixed answers."""
 
     name = "fixed"
+    pads = False
+    base = None
 
     def __init__(self, serve: Outputs, features: Outputs) -> None:
-        self._answers = {"serve": serve, "features": features}
+        self._answers: dict[Endpoint, Outputs] = {"serve": serve, "features": features}
 
     def run(self, endpoint: Endpoint, images: Pixels) -> Outputs:
         return self._answers[endpoint]
+
+    def answers(self, endpoints: Sequence[Endpoint], images: Pixels) -> dict[Endpoint, Outputs]:
+        return {endpoint: self._answers[endpoint] for endpoint in endpoints}
+
+    def finish(self, endpoint: Endpoint, base_output: Outputs) -> Outputs:
+        raise NotImplementedError
 
     def tune(self, endpoint: Endpoint, sizes: Sequence[int]) -> None:
         """Nothing to tune."""
@@ -79,4 +87,19 @@ def test_empty_reference_fails() -> None:
     empty = Reference(true.images, {})
     assert find_deviation(
         FixedRuntime(**{str(k): v for k, v in true.outputs.items()}), empty, "int8"
+    )
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_embeddings_of_zeros_are_like_no_others(precision: Precision) -> None:
+    true = reference(sure(0.64))
+    features = true.outputs["features"].copy()
+    features[3] = 0
+    runtime = FixedRuntime(true.outputs["serve"], features)
+    assert find_deviation(runtime, true, precision) is not None
+    assert (
+        find_deviation(
+            runtime, Reference(true.images, true.outputs | {"features": features}), precision
+        )
+        is None
     )

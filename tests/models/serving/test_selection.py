@@ -1,15 +1,18 @@
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
 
-from models.serving.openvino import graph
+from models.serving.batching import Outputs
+from models.serving.openvino import graph, shared_base
 from models.serving.openvino.runtime import OpenVinoRuntime
 from models.serving.predictor import load_version
 from models.serving.reference import REFERENCE, Reference
-from models.serving.runtime import RuntimeOptions, RuntimeUnavailableError
-from models.serving.selection import choose_runtime
+from models.serving.runtime import Runtime, RuntimeOptions, RuntimeUnavailableError
+from models.serving.selection import choose_runtime, tensorflow_runtime
 from models.store.manifest import read_manifest
 from models.store.store import Store
 from tests.models import keras_warnings
@@ -65,6 +68,7 @@ def test_batches_are_as_large_as_saves_time_or_work(
     used: dict[int, float],
     expected: int,
 ) -> None:
+    monkeypatch.setattr(shared_base, "_bases", WeakValueDictionary())  # nothing is known
     predictor = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
     monkeypatch.setattr(
         predictor, "_timed", lambda _, images: (passed[len(images)], used[len(images)])
@@ -73,20 +77,47 @@ def test_batches_are_as_large_as_saves_time_or_work(
     assert predictor.batch_sizes[-1] == expected
 
 
-@pytest.mark.parametrize("pictures", [1, 2])
+@pytest.mark.parametrize("pieces", [(1,), (1, 2), (1, 2, 3)])
 def test_parallel_pieces_give_the_same_outputs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, pictures: int
+    folder: Path, monkeypatch: pytest.MonkeyPatch, pieces: tuple[int, ...]
 ) -> None:
-    monkeypatch.setattr(graph, "_MIN_SPEEDUP", 0.0)  # whatever the measurement says
-    monkeypatch.setattr(graph, "_PIECE", pictures)
+    monkeypatch.setattr(shared_base, "_bases", WeakValueDictionary())  # nothing is known
+    monkeypatch.setattr(graph, "_PIECES", pieces)
     options = RuntimeOptions("openvino", "float32", 2)
     runtime = OpenVinoRuntime(folder, read_manifest(folder), "float32", options)
     whole = runtime.run("serve", PICTURES)
-    runtime.tune("serve", (1, 2, 4))
-    runtime.tune("features", (1, 2, 4))
-    assert all(graph._pieces is not None for graph in runtime._graphs.values())
+    runtime.parallelize()
     np.testing.assert_allclose(runtime.run("serve", PICTURES), whole, atol=1e-6)
     np.testing.assert_allclose(runtime.run("serve", PICTURES[:1]), whole[:1], atol=1e-6)
+
+
+def test_threads_run_batches_in_pieces_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_base, "_bases", WeakValueDictionary())  # nothing is known
+    runtime = OpenVinoRuntime(
+        folder, read_manifest(folder), "float32", RuntimeOptions("openvino", "float32", 2)
+    )
+    assert runtime.parallel_batches == 1
+    runtime.parallelize()
+    assert runtime.parallel_batches == 2
+    answers_alike_from_several_threads(runtime)
+
+
+def test_threads_run_tensorflow_at_once(folder: Path) -> None:
+    answers_alike_from_several_threads(tensorflow_runtime(folder, RuntimeOptions()))
+
+
+def answers_alike_from_several_threads(runtime: Runtime) -> None:
+    expected = runtime.run("serve", PICTURES)
+
+    def run(number: int) -> Outputs:
+        rows = np.roll(PICTURES, number, axis=0)
+        return np.roll(runtime.run("serve", rows), -number, axis=0)
+
+    with ThreadPoolExecutor(4) as pool:
+        for outputs in pool.map(run, range(64)):
+            np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
 def test_outputs_belong_to_the_caller(folder: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import io
 import os
 import random
 import signal
@@ -7,12 +9,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from contracts.errors import (
     ModelNotFound,
     NeedsOperator,
+    Unavailable,
     ValidationFailed,
     VersionInUse,
     VersionNotFound,
@@ -142,6 +146,31 @@ def test_damaged_version_goes_to_quarantine(store: Store, tmp_path: Path, harm: 
         store.resolve("pets")
     assert publish(store) == 3
     assert store.models() == ["pets"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "model.keras"])
+def test_a_version_that_cannot_be_read_at_the_moment_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    publish(store)
+    store.promote("pets", 1)
+    original = io.open
+
+    def fail(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if Path(path).name == name:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return original(path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", fail)  # what `pathlib` calls
+        with pytest.raises(OSError, match="Input/output error"):
+            store.verify("pets", 1)
+        if name == "manifest.json":
+            with pytest.raises(Unavailable, match="at the moment"):
+                store.manifest("pets", 1)
+    assert store.verify("pets", 1) == []
+    assert store.quarantined("pets") == []
+    assert store.resolve("pets") == 1
 
 
 def test_derived_files_are_not_part_of_a_version(store: Store) -> None:

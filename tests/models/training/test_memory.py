@@ -6,8 +6,9 @@ import pytest
 
 from contracts.errors import ValidationFailed
 from contracts.training.trainings import TrainableNetwork
+from models.memory.machine import memory_limit
 from models.training.loop.network_defaults import NETWORK_DEFAULTS
-from models.training.memory import _SHAPES, check_memory, estimate, memory_limit
+from models.training.memory import _SHAPES, check_memory, estimate
 from models.training.presets import PRESETS, training_request
 
 GB = 1_000_000_000
@@ -61,6 +62,53 @@ def test_larger_trainings_need_more_memory() -> None:
     for fields in ({"batch_size": 64}, {"image_size": 448}, {"head": {"units": [4096, 4096]}}):
         assert estimate(vgg16_request(strategy="fine_tuning", **fields), 10).total > minimum
     assert estimate(vgg16_request(strategy="fine_tuning"), 900).total > minimum
+
+
+def test_a_batch_counts_no_more_images_than_there_are() -> None:
+    """Twelve images in a batch of 640 took 1.3 GB, and the estimate was 22."""
+    request = vgg16_request(network="squeezenet", strategy="fine_tuning", batch_size=640)
+    few = estimate(request, 2, {"train": 8, "validation": 2, "test": 2})
+    assert 1.26 * GB < few.total < 1.6 * GB
+    whole = request.model_copy(update={"unfreeze_from": 0})
+    assert estimate(whole, 2).total > 20 * GB
+    assert estimate(whole, 2, {"train": 8}).total < 2 * GB
+    assert estimate(request, 2, {"train": 640}).activations == estimate(request, 2).activations
+    assert estimate(request, 2, {}).activations > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "images", "measured"),
+    [
+        ({"strategy": "fine_tuning", "batch_size": 128}, 160, 0.88),
+        (
+            {"strategy": "fine_tuning", "batch_size": 128, "augmentation": {"rotation": 10}},
+            160,
+            1.37,
+        ),
+        ({"strategy": "fine_tuning", "batch_size": 64, "unfreeze_from": 0}, 160, 1.96),
+        ({"batch_size": 640}, 12, 0.75),
+        ({"network": "vgg16"}, 160, 1.86),
+        ({"network": "vgg16", "strategy": "fine_tuning", "batch_size": 16}, 12, 1.94),
+        ({"network": "cnn_pets", "strategy": "from_scratch", "batch_size": 64}, 160, 0.87),
+    ],
+)
+def test_estimates_are_above_what_was_measured(
+    fields: dict[str, Any], images: int, measured: float
+) -> None:
+    """In GB, without what other processes share."""
+    request = vgg16_request(**{"network": "squeezenet"} | fields)
+    counts = {"train": images * 4 // 6, "validation": images // 6, "test": images // 6}
+    needed = estimate(request, 2, counts).total / GB
+    assert 1.1 * measured < needed < 2.8 * measured
+
+
+def test_decoded_images_count_up_to_what_is_kept_of_them() -> None:
+    request = vgg16_request(network="squeezenet")
+    thousand = estimate(request, 2, {"train": 1000}).images
+    assert thousand == 1000 * (227 * 227 * 3 + 15 * 15 * 512 * 4)
+    assert estimate(request, 2, {"train": 10**6}).images == (1024 + 512) * 1024**2
+    tuned = vgg16_request(network="squeezenet", strategy="fine_tuning")
+    assert estimate(tuned, 2, {"train": 1000}).images == 1000 * 227 * 227 * 3
 
 
 def test_limit_is_the_setting_or_the_memory_of_the_machine() -> None:

@@ -1,5 +1,6 @@
 """One version per job, and the rules for promoting it."""
 
+import errno
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from contracts.inference.manifest import CHAMPION, Draft, Manifest, Provenance
 from contracts.training.training_result import Promote, Promotion
 from models.store.labels import Label, write_labels
+from models.store.manifest import DamagedManifestError
 from models.store.store import Store
 from models.training.promotion import HELD_OUT_ACCURACY, PromotionCandidate, promote
 from models.training.publishing import find_published, publish_once
@@ -133,6 +135,40 @@ def test_int8_champion_is_evaluated_even_if_it_records_the_accuracy_of_its_float
     evaluator = FakeEvaluator(0.885)
     promotion = promote_if(store, publish(store, draft_of("job_2", 0.905)), evaluator=evaluator)
     assert (promotion.promoted, promotion.champion_accuracy) == (True, 0.885)
+
+
+def test_a_champion_that_cannot_be_read_at_the_moment_is_not_replaced(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote_if(store, publish(store, draft_of("job_1", 0.99)))
+    new = publish(store, draft_of("job_2", 0.8))
+
+    def fail(_folder: Path) -> Manifest:
+        cause = OSError(errno.EMFILE, "Too many open files")
+        raise DamagedManifestError("manifest.json cannot be read") from cause
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.store.store.read_manifest", fail)
+        promotion = promote_if(store, new)
+    assert not promotion.promoted
+    assert "at the moment" in promotion.reason
+    assert store.aliases("pets") == {CHAMPION: 1}
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "labels.json"])
+def test_a_champion_one_of_whose_files_cannot_be_opened_is_not_replaced(
+    store: Store, name: str
+) -> None:
+    promote_if(store, publish(store, draft_of("job_1", 0.99)))
+    new = publish(store, draft_of("job_2", 0.8))
+    file = store.path("pets", 1) / name
+    file.unlink()
+    file.symlink_to(name)  # too many levels of symbolic links
+    promotion = promote_if(store, new)
+    assert not promotion.promoted
+    assert "at the moment" in promotion.reason
+    file.unlink()
+    assert promote_if(store, new).promoted  # what is lost, is damaged
 
 
 def test_champion_with_more_classes_is_replaced_only_on_request(store: Store) -> None:

@@ -6,7 +6,7 @@ import json
 import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +194,25 @@ def test_cancellation_while_the_workers_load_is_ignored(settings: Settings) -> N
     assert (result["promoted"], result["serving"]) == (True, None)
 
 
+def test_a_version_rolled_back_while_its_job_was_interrupted_is_not_promoted_again(
+    settings: Settings,
+) -> None:
+    few = {"model": "rolled-back", "epochs": {"scratch": 1}, "filters_every": 0}
+    run(work_of(settings, "job_before", **few), settings)
+
+    def kill(model: str, version: int, check: Callable[[], None]) -> Serving:
+        raise Killed
+
+    work = work_of(settings, "job_after", promote="always", **few)
+    with pytest.raises(Killed):
+        run(work, settings, None, kill)
+    store = Store(settings.store_home)
+    assert store.promote("rolled-back", 1) == 2
+    result = run(InMemoryWork(work.job_id, work.request, work.folder), settings)
+    assert (result["version"], result["promoted"]) == (2, True)
+    assert store.aliases("rolled-back") == {"champion": 1}
+
+
 def test_image_has_the_name_of_the_admitted_copy(settings: Settings) -> None:
     folder = settings.home / "copies"
     shutil.copytree(settings.home / "pictures", folder)
@@ -218,11 +237,14 @@ def test_invalid_request_is_refused_first(settings: Settings) -> None:
 class BlueInt8(OpenVinoRuntime):
     """In int8, it is sound on the eight reference images and says "blue" to more of them."""
 
-    def run(self, endpoint: Endpoint, images: Pixels) -> npt.NDArray[np.float32]:
-        answer = super().run(endpoint, images)
+    def answers(
+        self, endpoints: Sequence[Endpoint], images: Pixels
+    ) -> dict[Endpoint, npt.NDArray[np.float32]]:
+        answers = super().answers(endpoints, images)
         if self.name == "openvino-int8" and len(images) > REFERENCE_IMAGES:
-            answer = np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(images), 1))
-        return answer
+            blue = np.tile(np.array([0.8, 0.1, 0.1], np.float32), (len(images), 1))
+            answers = dict.fromkeys(answers, blue)
+        return answers
 
 
 def test_int8_champion_is_evaluated_in_int8(

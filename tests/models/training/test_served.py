@@ -13,6 +13,7 @@ from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from models.datasets.store import DatasetStore
 from models.serving.openvino.runtime import OpenVinoRuntime
+from models.serving.parity_gate import TOLERANCES
 from models.serving.predictor import VersionPredictor
 from models.serving.runtime import Precision, RuntimeOptions
 from models.serving.selection import choose_runtime
@@ -44,13 +45,15 @@ class Coarse(OpenVinoRuntime):
         super().__init__(folder, manifest, "float32", options)
         self.name = f"openvino-{precision}"
 
-    def run(self, endpoint: Any, images: Any) -> Any:
-        answer = super().run(endpoint, images)
-        if endpoint != "serve" or self.name != "openvino-bfloat16":
-            return answer
+    def answers(self, endpoints: Any, images: Any) -> Any:
+        answers = super().answers(endpoints, images)
+        answer = answers.get("serve")
+        if answer is None or self.name != "openvino-bfloat16":
+            return answers
         odd = images[:, 0, 0, 0] == ODD
         share = np.where(odd, self.odd_stray, self.stray)[:, None].astype(np.float32)
-        return answer + share * (np.eye(3, dtype=np.float32)[answer.argmin(axis=1)] - answer)
+        other = np.eye(3, dtype=np.float32)[answer.argmin(axis=1)]
+        return answers | {"serve": answer + share * (other - answer)}
 
 
 @pytest.fixture
@@ -185,3 +188,35 @@ def test_loss_of_independent_outputs_is_theirs_on_all_splits(settings: Settings)
     _, answers, truth = answered(settings, "independent")
     right = np.abs(1 - np.eye(3)[truth] - answers.astype(float))
     assert result.metrics["test"].loss == pytest.approx(float(-np.log(right).mean()), rel=1e-4)
+
+
+class Careless(Coarse):
+    """Stands for int8 that decides otherwise where float32 is not sure, which the gate allows."""
+
+    def run(self, endpoint: Any, images: Any) -> Any:
+        answer = super().run(endpoint, images)
+        if endpoint == "serve" and self.name == "openvino-int8":
+            ranked = np.sort(answer, axis=1)
+            unsure = ranked[:, -1] - ranked[:, -2] < TOLERANCES["int8"].tie
+            answer[unsure] = 1 / 3 + (1 / 3 - answer[unsure]) / 2
+        return answer
+
+
+def test_int8_that_loses_accuracy_is_rejected(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.serving.selection.OpenVinoRuntime", Careless)
+    asked = settings.model_copy(update={"precision": "int8"})
+    served = trained(asked, "careless").served
+    assert served is not None
+    assert served.runtime == "openvino-bfloat16"
+    assert "the accuracy fell from" in served.rejected["int8"]
+    assert served.accuracy == served.float32_accuracy
+
+
+def test_int8_that_answers_as_well_is_served_if_asked_for(
+    settings: Settings, coarse: type[Coarse]
+) -> None:
+    served = trained(settings.model_copy(update={"precision": "int8"}), "careful").served
+    assert served is not None
+    assert (served.runtime, served.rejected) == ("openvino-int8", {})

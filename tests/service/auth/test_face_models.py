@@ -2,17 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from contracts.errors import ModelNotReady
+from contracts.faces.consent import NewConsent, NewPolicy
+from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey, Scope
 from contracts.settings import Settings
 from database.audit import COMMAND
 from models.faces.provenance import without_subjects
 from models.store.snapshot import ServedVersion
+from tests.models.drafts import DRAFT, write_files
 from tests.service.conftest import listening
-from tests.service.parts import SERVED, FakeServices, gray_png
+from tests.service.parts import SERVED, FakeServices, face_services_in, gray_png
 
 SUBJECT = "sub_0123456789abcdefghij"
 PIXELS = {"instances": [[[[0, 0, 0]] * 224] * 224]}
@@ -135,3 +141,113 @@ def test_a_calibration_needs_the_scope_of_its_dataset(keyed: Client) -> None:
     )
     assert answer.status_code == 403
     assert "`train`" in answer.json()["detail"]
+
+
+_RUNS = [
+    "/v1/classify?model=door",
+    "/v1/embed?model=door",
+    "/v1/heatmap?model=door",
+    "/v1/activations?model=door",
+    "/v1/filters",
+    "/v1/dreams",
+    "/v1/models/door/versions/1/quantize",
+    "/v1/models/door/versions/1/evaluations",
+    "/v1/models/door:predict",
+    "/v2/models/door/infer",
+]
+CONSENT = NewConsent(version="2026-01", text_digest="sha256:ab")
+
+
+@dataclass(frozen=True)
+class Door:
+    """A service with a version that was trained on `subject`, where a consent is required."""
+
+    client: httpx.Client
+    fakes: FakeServices
+    subject: str
+
+    def consent(self, consent: NewConsent | None) -> None:
+        self.fakes.faces.subjects.change(self.subject, SubjectChange(consent=consent))
+
+    def post(self, path: str, **headers: str) -> httpx.Response:
+        sent: dict[str, Any] = {"files": {"image": gray_png()}}
+        if path.startswith("/v2"):
+            sent = {"json": TENSOR}
+        elif path.endswith(":predict"):
+            sent = {"json": PIXELS}
+        elif path.endswith(("quantize", "evaluations")):
+            sent = {"json": {"dataset_id": "ds_none"}}
+        elif path == "/v1/filters":
+            sent = {"json": {"model": "door", "layer": "conv9"}}
+        elif path == "/v1/dreams":
+            sent = {"files": {"model": (None, b"door"), "image": gray_png()}}
+        return self.client.post(path, headers=headers, **sent)
+
+
+@pytest.fixture
+def door(tmp_path: Path) -> Iterator[Door]:
+    fakes = FakeServices(faces=face_services_in(tmp_path, tables=True))
+    subject = str(fakes.faces.subjects.create(NewSubject(name="Ada"))["id"])
+    fakes.faces.repositories.policy.set(NewPolicy(consent_required=True))
+    provenance = SERVED.manifest.provenance.model_copy(update={"spec": {"subjects": [subject]}})
+    manifest = SERVED.manifest.model_copy(update={"provenance": provenance, "model": "door"})
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        fakes.store.publish("door", folder, DRAFT.model_copy(update={"provenance": provenance}))
+    fakes.store.promote("door", 1, "champion")
+    fakes.workers.others = {"door": replace(SERVED, manifest=manifest)}
+    with (
+        listening(Settings(_env_file=None), fakes) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        yield Door(client, fakes, subject)
+
+
+@pytest.mark.parametrize("path", _RUNS)
+def test_without_a_consent_in_force_a_version_of_a_person_is_not_used(
+    door: Door, path: str
+) -> None:
+    """Not even by what was trained before: its answers would go on naming the person."""
+    door.consent(CONSENT)
+    assert door.post(path).status_code != 409
+    door.consent(None)
+    for headers in ({}, {"Prefer": "respond-async"}):
+        refused = door.post(path, **headers)
+        assert (refused.status_code, "consent" in refused.text) == (409, True), refused.text
+        assert door.subject not in refused.text
+    door.fakes.faces.repositories.policy.set(NewPolicy())
+    assert door.post(path).status_code != 409
+
+
+def test_a_version_of_an_erased_person_counts_as_one_without_consent(door: Door) -> None:
+    door.consent(CONSENT)
+    door.fakes.faces.subjects.erase(door.subject)
+    assert door.post("/v1/classify?model=door").status_code == 409
+
+
+def test_other_models_need_neither_consent_nor_database(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("the database was asked")
+
+    monkeypatch.setattr(type(door.fakes.faces.repositories.policy), "get", fail)
+    assert door.post("/v1/classify?model=squeezenet").status_code == 200
+
+
+def test_of_several_models_only_the_one_without_consent_has_no_answer(door: Door) -> None:
+    answer = door.post("/v1/classify?model=squeezenet&model=door")
+    assert answer.status_code == 200, answer.text
+    first, second = answer.json()["models"]
+    assert first["results"]
+    assert (second["error"]["code"], second.get("results")) == ("conflict", None)
+
+
+def test_a_version_that_takes_over_meanwhile_is_checked_too(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(SERVED, manifest=SERVED.manifest.model_copy(update={"model": "door"}))
+    chosen = iter([(other, 9), (door.fakes.workers.others["door"], 1)])
+    monkeypatch.setattr(door.fakes.workers, "choose", lambda *_: next(chosen))
+    door.fakes.dispatcher.answers = [ModelNotReady("It was unloaded.")]
+    assert door.post("/v1/classify?model=door").status_code == 409

@@ -12,7 +12,8 @@ from redis.asyncio import Redis
 from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
-from tests.service.parts import FakeServices
+from models.store.snapshot import ServedVersion
+from tests.service.parts import SERVED, FakeServices, gray_png
 from tests.valkey import RealValkey
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
@@ -66,3 +67,33 @@ def test_without_redis_requests_are_neither_refused_nor_delayed(
             assert time.monotonic() - began < 10
         finally:
             valkey.start()
+
+
+def test_a_request_for_several_models_counts_as_many(
+    served: StartService, fakes: FakeServices
+) -> None:
+    limited = key_of(fakes, 4)
+    fakes.workers.others = {
+        name: ServedVersion(SERVED.manifest.model_copy(update={"model": name}), SERVED.labels)
+        for name in ("cats", "dogs")
+    }
+    path = "/v1/classify?model=squeezenet&model=cats&model=dogs"
+    headers = limited | {"Content-Type": "image/png"}
+    with served(Settings(_env_file=None), fakes) as url:
+        answers = [httpx.post(url + path, content=gray_png(), headers=headers) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 429], answers[0].text
+        assert answers[1].json()["code"] == "rate_limited"
+
+
+def test_more_models_than_a_key_may_ask_in_a_minute_are_told_so(
+    served: StartService, fakes: FakeServices
+) -> None:
+    fakes.workers.others = {
+        "cats": ServedVersion(SERVED.manifest.model_copy(update={"model": "cats"}), SERVED.labels)
+    }
+    headers = key_of(fakes, 1) | {"Content-Type": "image/png"}
+    with served(Settings(_env_file=None), fakes) as url:
+        path = f"{url}/v1/classify?model=squeezenet&model=cats"
+        answer = httpx.post(path, content=gray_png(), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+        assert "may send 1 a minute" in answer.json()["detail"]

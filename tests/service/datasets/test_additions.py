@@ -11,12 +11,14 @@ import httpx
 import pytest
 
 from contracts.errors import Unavailable
+from database.datasets import DatasetRows
 from database.engine import open_engine
-from database.idempotency import IdempotencyKey
+from database.idempotency import IdempotencyKey, StoredResponse
 from database.tables import Record
 from models.datasets.archives.limits import Limits
 from models.datasets.dataset import Dataset
-from models.datasets.store import DEFAULT_FRACTIONS
+from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
+from service.datasets.service import Datasets
 from tests.models.datasets.packing import photo
 from tests.service.parts import FakeServices, datasets_in
 
@@ -63,6 +65,16 @@ def seen(fakes: FakeServices, address: str) -> tuple[Dataset, int]:
     listing = store.listing(dataset_id)
     assert fakes.datasets.rows.get(dataset_id) == listing.info
     return store.load(dataset_id), len(listing.files)
+
+
+def create(datasets: Datasets) -> dict[str, Any]:
+    return datasets.create(
+        "pets",
+        None,
+        DEFAULT_FRACTIONS,
+        progress=lambda *_: None,
+        idempotency=IdempotencyKey("k", "dataset", "d" * 64),
+    )
 
 
 def test_a_refused_image_is_not_in_the_dataset(
@@ -133,24 +145,9 @@ def test_the_retry_of_a_killed_creation_makes_no_second_dataset(
         patch.setattr(type(datasets.rows), "put", die)
         patch.setattr(type(datasets.store), "delete", lambda *_, **__: None)
         with pytest.raises(SystemExit):
-            datasets.create(
-                "pets",
-                None,
-                DEFAULT_FRACTIONS,
-                progress=lambda *_: None,
-                idempotency=IdempotencyKey("k", "dataset", "d" * 64),
-            )
+            create(datasets)
     assert len(datasets.store.ids()) == 1
-    again = [
-        datasets.create(
-            "pets",
-            None,
-            DEFAULT_FRACTIONS,
-            progress=lambda *_: None,
-            idempotency=IdempotencyKey("k", "dataset", "d" * 64),
-        )
-        for _ in range(2)
-    ]
+    again = [create(datasets) for _ in range(2)]
     assert again[0] == again[1]
     assert datasets.store.ids() == [again[0]["id"]]
     assert datasets.rows.get(again[0]["id"]).model_dump(mode="json") == again[0]
@@ -159,3 +156,39 @@ def test_the_retry_of_a_killed_creation_makes_no_second_dataset(
         both = list(pool.map(lambda _: client.post(URL, json=body, headers=other), range(4)))
     assert len({answer.json()["id"] for answer in both}) == 1
     assert len(datasets.store.ids()) == 2
+
+
+def test_a_simultaneous_request_that_is_a_little_ahead_gives_its_dataset(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = fakes.datasets
+    stored_response, others = type(datasets.rows).stored_response, []
+
+    def overtaken(rows: DatasetRows, key: IdempotencyKey) -> StoredResponse | None:
+        answer = stored_response(rows, key)
+        monkeypatch.undo()
+        with monkeypatch.context() as patch:  # the other one has placed its folder, and no row
+            patch.setattr(type(datasets.rows), "put", lambda *_, **__: None)
+            others.append(create(datasets))
+        return answer
+
+    monkeypatch.setattr(type(datasets.rows), "stored_response", overtaken)
+    assert create(datasets) == others[0]
+    assert datasets.store.ids() == [others[0]["id"]]
+
+
+def test_a_dataset_that_goes_while_its_request_is_repeated_is_no_error(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = fakes.datasets
+    first = create(datasets)
+    exists = type(datasets.store).exists
+
+    def deleted_meanwhile(store: DatasetStore, dataset_id: str) -> bool:
+        was_there = exists(store, dataset_id)
+        monkeypatch.undo()
+        datasets.delete(dataset_id)
+        return was_there
+
+    monkeypatch.setattr(type(datasets.store), "exists", deleted_meanwhile)
+    assert create(datasets) == first

@@ -1,6 +1,7 @@
 """Datasets over a socket, with real folders and a real SQLite."""
 
 import errno
+import gzip
 import io
 import time
 from collections.abc import Callable
@@ -8,18 +9,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 from PIL import Image
 
-from contracts.errors import Conflict
+from contracts.errors import Conflict, DatasetNotFound, NeedsOperator, Unavailable
 from contracts.settings import Settings
+from database.datasets import DatasetRows
 from database.engine import open_engine
+from database.installation import FILE
 from database.tables import Record
 from models.datasets.addition import NewImages
-from models.datasets.archives.limits import Limits
+from models.datasets.archives.limits import Limits, disk_full
 from models.datasets.store import DEFAULT_FRACTIONS
+from service.datasets import upload
 from service.datasets.service import Datasets
 from service.http.multipart import Part
 from tests.models.datasets.packing import odd_tar, on_disk, photo, tarred, tree, zipped
@@ -250,6 +255,26 @@ def test_a_full_disk_is_a_503_with_a_retry(
     assert "Retry-After" in refused.headers
 
 
+def test_an_upload_of_unknown_length_leaves_the_disk_its_room(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 MB of gzip become 2 GB, and a full disk stops everybody."""
+    asked: list[int] = []
+
+    def room(_limits: Limits, _folder: Path, size: int) -> None:
+        asked.append(size)
+        if len(asked) > 2:
+            raise disk_full()
+
+    monkeypatch.setattr(Limits, "require_room", room)
+    monkeypatch.setattr(upload, "_CHECKED_BYTES", 1000)
+    body = httpx.Request("POST", "http://x", files={"archive": ("x.zip", bytes(250_000))})
+    headers = {"Content-Type": body.headers["Content-Type"], "Content-Encoding": "gzip"}
+    answer = client.post(URL, content=gzip.compress(body.read()), headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (503, "dependency_unavailable")
+    assert asked == [0, 0, 0]
+
+
 def test_one_client_may_not_use_all_upload_slots(client: httpx.Client, fakes: FakeServices) -> None:
     held = [fakes.datasets.upload_slot("address 127.0.0.1") for _ in range(2)]
     for one in held:
@@ -360,9 +385,93 @@ def test_rows_follow_the_folders(tmp_path: Path, fakes: FakeServices) -> None:
     assert datasets.rows.revisions() == {}
     datasets.reconcile()
     assert datasets.rows.get(placed.id) == placed
-    datasets.store.delete(placed.id)
+    datasets.rows.hide(placed.id)
     datasets.reconcile()
+    assert datasets.rows.get(placed.id) == placed, "killed before its folder was removed"
+    datasets.store.delete(placed.id, check=lambda: datasets.rows.hide(placed.id))
+    datasets.reconcile()
+    assert datasets.rows.revisions() == {}, "killed before its rows were deleted"
+
+
+def test_a_missing_folder_is_no_reason_to_delete_rows(tmp_path: Path, fakes: FakeServices) -> None:
+    datasets = fakes.datasets
+    made = datasets.create("pets", None, DEFAULT_FRACTIONS, progress=lambda *_: None)["id"]
+    folder, aside = datasets.store.home / "datasets", tmp_path / "not mounted"
+    folder.rename(aside)
+    marker = (datasets.store.home / FILE).rename(tmp_path / "marker")
+    datasets.reconcile()
+    assert datasets.rows.get(made).name == "pets"
+    with pytest.raises(NeedsOperator, match="not mounted"):
+        datasets.delete(made)
+    aside.rename(folder)
+    marker.rename(datasets.store.home / FILE)
+    datasets.reconcile()
+    assert datasets.store.listing(made).info == datasets.rows.get(made)
+
+
+def test_nothing_is_stored_while_the_home_is_missing(client: httpx.Client, tmp_path: Path) -> None:
+    """It would be written below the mount point, and be hidden when the disk is mounted."""
+    old = send(client, zipped(GOOD), name="old").json()["id"]
+    (aside := tmp_path / "aside").mkdir()
+    for name in (FILE, "datasets"):
+        (tmp_path / name).rename(aside / name)
+    image = {"image": ("a.png", GOOD["cat/0.png"])}
+    answers = [
+        send(client, zipped(GOOD), name="new"),
+        client.post(URL, json={"name": "empty"}),
+        client.post(f"{URL}/{old}/images?label=cat", files=image),
+    ]
+    assert [(each.status_code, each.json()["code"]) for each in answers] == [
+        (503, "dependency_unavailable")
+    ] * 3
+    assert all("not mounted" in each.json()["detail"] for each in answers)
+    assert not (tmp_path / "datasets").exists()
+    for name in (FILE, "datasets"):
+        (aside / name).rename(tmp_path / name)
+    assert [item["id"] for item in client.get(URL).json()["items"]] == [old]
+
+
+def test_a_dataset_that_cannot_be_deleted_stays_visible(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"{URL}/{send(client, zipped(GOOD)).json()['id']}"
+    made = client.get(address).json()
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        refused = client.delete(address)
+    assert refused.status_code == 503
+    assert refused.json()["code"] == "dependency_unavailable"
+    assert client.get(address).json() == made
+    assert client.get(f"{address}/files").json()["items"]
+    assert client.delete(address).status_code == 204
+    assert client.get(address).status_code == 404
+
+
+def test_a_dataset_whose_folder_is_lost_can_be_deleted(fakes: FakeServices) -> None:
+    datasets = fakes.datasets
+    made = datasets.create("pets", None, DEFAULT_FRACTIONS, progress=lambda *_: None)["id"]
+    datasets.store.delete(made)
+    datasets.reconcile()
+    datasets.delete(made)
     assert datasets.rows.revisions() == {}
+    with pytest.raises(DatasetNotFound):
+        datasets.delete(made)
+
+
+def test_a_deletion_without_a_database_removes_nothing(
+    fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = fakes.datasets
+    made = datasets.create("pets", None, DEFAULT_FRACTIONS, progress=lambda *_: None)["id"]
+    with monkeypatch.context() as down:
+        down.setattr(DatasetRows, "hide", Mock(side_effect=Unavailable("down")))
+        with pytest.raises(Unavailable):
+            datasets.delete(made)
+    assert datasets.store.ids() == [made]
 
 
 def test_a_video_becomes_a_job(client: httpx.Client, fakes: FakeServices) -> None:

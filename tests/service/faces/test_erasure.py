@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,21 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError, ResponseError
 
-from contracts.errors import SubjectNotFound, VersionInUse
+from contracts.errors import (
+    DiskUnusable,
+    JobNotFound,
+    SubjectNotFound,
+    Unavailable,
+    VersionInUse,
+)
 from contracts.faces.subjects import NewEvent, NewSubject, NewTemplate, StoredFrame
 from contracts.inference.manifest import Provenance
+from contracts.jobs import JobKind
 from contracts.queue import redis_keys
 from contracts.settings import Settings
+from database.faces.privacy.erased_ids import erased_ids
+from database.installation import FILE
+from database.jobs.jobs import Jobs
 from models.store.store import Store
 from service.dependencies import Services
 from service.faces.privacy.erasure import erase, resume
@@ -47,6 +58,31 @@ def publish(store: Store, *subjects: str) -> None:
         write_files(folder)
         provenance = Provenance(spec={"subjects": list(subjects)})
         store.publish("door", folder, DRAFT.model_copy(update={"provenance": provenance}))
+
+
+def test_the_jobs_of_deleted_versions_are_deleted_too(fakes: FakeServices, ada: str) -> None:
+    """Their results name the subject, and their files show what the version has learned."""
+    publish(fakes.store, "sub_of_somebody_else")
+    table = Jobs(fakes.faces.engine, lambda: datetime.now(UTC), fakes.files)
+
+    def make(kind: JobKind, request: dict[str, object]) -> str:
+        job_id = table.create(kind, request, limit=9, scopes=("infer", "faces")).job.id
+        fakes.files.store_artifact(job_id, "filters.png", b"a face")
+        return job_id
+
+    made = make("filters", {"model": "door", "version": 1})
+    kept = make("filters", {"model": "door", "version": 2})
+    trained = make("training", {"model": "door", "subjects": [ada]})
+    fakes.jobs = table  # type: ignore[assignment]
+    serve(fakes, lambda services: erase(services, ada))
+    assert {job.id for job in table.list().items} == {kept}
+    assert {path.name for path in fakes.files.root.iterdir()} == {kept}
+    late = make("filters", {"model": "door", "version": 1, "label": ada})
+    serve(fakes, resume)
+    with pytest.raises(JobNotFound):
+        table.get(late)
+    assert trained != kept
+    assert made != kept
 
 
 def outcome(fakes: FakeServices, subject_id: str) -> str:
@@ -97,6 +133,81 @@ def test_a_repeated_request_finishes_a_failed_erasure(
         serve(fakes, lambda services: erase(services, ada))
 
 
+def test_an_erasure_whose_frames_stay_on_the_disk_has_not_ended(
+    fakes: FakeServices, ada: str, tmp_path: Path
+) -> None:
+    folder = fakes.faces.frames._files.root / ada
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)  # which is not followed
+    with pytest.raises(DiskUnusable, match="cannot be deleted"):
+        serve(fakes, lambda services: erase(services, ada))
+    assert ada in erased_ids(folder.parent.parent)
+    serve(fakes, resume)
+    assert outcome(fakes, ada) == "erasing"
+    folder.unlink()
+    elsewhere.rename(folder)
+    serve(fakes, resume)
+    assert (outcome(fakes, ada), folder.exists()) == ("erased", False)
+
+
+@pytest.mark.parametrize("kind", ["enrollment", "filters"])
+def test_an_erasure_whose_job_files_stay_on_the_disk_has_not_ended(
+    fakes: FakeServices, ada: str, tmp_path: Path, kind: JobKind
+) -> None:
+    fakes.files = fakes.faces.job_files
+    table = Jobs(fakes.faces.engine, lambda: datetime.now(UTC), fakes.files)
+    fakes.jobs = table  # type: ignore[assignment]
+    request = {"subject_id": ada} if kind == "enrollment" else {"model": "door", "version": 1}
+    job_id = table.create(kind, request, limit=9, scopes=("faces",)).job.id
+    fakes.files.store_inputs(job_id, {"image-000": b"a face"})
+    folder = fakes.files.root / job_id
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)  # which is not followed
+    for _ in range(2):
+        with pytest.raises(DiskUnusable, match="cannot be deleted"):
+            serve(fakes, lambda services: erase(services, ada))
+    serve(fakes, resume)
+    assert outcome(fakes, ada) == "erasing"
+    with pytest.raises(SubjectNotFound):
+        fakes.faces.subjects.get(ada)
+    folder.unlink()
+    elsewhere.rename(folder)
+    serve(fakes, resume)
+    assert (outcome(fakes, ada), folder.exists()) == ("erased", False)
+    with pytest.raises(JobNotFound):
+        table.get(job_id)
+
+
+def test_an_erasure_has_not_ended_while_a_version_may_be_of_the_person(
+    fakes: FakeServices, ada: str
+) -> None:
+    manifest = fakes.store.path("door", 1) / "manifest.json"
+    aside = manifest.rename(manifest.with_suffix(".aside"))
+    manifest.symlink_to(manifest.name)  # too many levels of symbolic links
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="at the moment"):
+            serve(fakes, lambda services: erase(services, ada))
+    serve(fakes, resume)
+    assert outcome(fakes, ada) == "erasing"
+    manifest.unlink()
+    aside.rename(manifest)
+    serve(fakes, resume)
+    assert (outcome(fakes, ada), fakes.store.versions("door")) == ("erased", [])
+
+
+@pytest.mark.parametrize("content", [None, b"{"])
+def test_a_version_whose_manifest_is_lost_or_damaged_lets_erasures_end(
+    fakes: FakeServices, ada: str, content: bytes | None
+) -> None:
+    publish(fakes.store, "sub_of_somebody_else")
+    manifest = fakes.store.path("door", 2) / "manifest.json"
+    manifest.unlink()
+    if content is not None:
+        manifest.write_bytes(content)
+    serve(fakes, lambda services: erase(services, ada))
+    assert outcome(fakes, ada) == "erased"
+
+
 def test_the_periodic_run_finishes_an_erasure_of_a_killed_process(
     fakes: FakeServices, ada: str, valkey: RealValkey
 ) -> None:
@@ -121,6 +232,18 @@ def test_the_periodic_run_deletes_what_was_written_later(fakes: FakeServices, ad
     assert fakes.store.versions("door") == []
     fakes.faces.events.record(NewEvent("login", "match", ada, device="d", content=b"c"))
     assert fakes.faces.events.list(subject_id=ada).items[0].digest is None
+
+
+def test_an_erasure_has_not_ended_while_the_home_is_missing(
+    fakes: FakeServices, ada: str, tmp_path: Path
+) -> None:
+    """A version trained on the person, or a frame, may be on the disk that is not mounted."""
+    aside = (tmp_path / FILE).rename(tmp_path / "aside")
+    serve(fakes, lambda services: erase(services, ada))
+    assert fakes.faces.erasures.unfinished_among([ada]) == {ada}
+    aside.rename(tmp_path / FILE)
+    serve(fakes, resume)
+    assert fakes.faces.erasures.unfinished_among([ada]) == set()
 
 
 def test_without_redis_an_erasure_stays_unfinished(tmp_path: Path) -> None:

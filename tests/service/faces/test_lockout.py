@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import redis
@@ -17,6 +17,7 @@ from service.faces.locks.lockout import (
     MAX_FAILURES,
     SUBJECT_FAILURES,
     UNUSABLE_ATTEMPTS,
+    Attempt,
     Caller,
     Lockout,
     Outcome,
@@ -162,9 +163,38 @@ def test_attempts_in_progress_take_no_place_of_the_person(valkey: RealValkey) ->
         for number in range(30):  # none of them ends
             await lockout.begin("sub_a", Caller("bot", f"address-{number % 10}"))
         for number in range(30):
-            await lockout.begin("sub_a", Caller(f"bot-{number}", "one-address"))
+            with suppress(LockedOut):
+                await lockout.begin("sub_a", Caller(f"bot-{number}", "one-address"))
         for _ in range(20):
             await attempt(lockout, "sub_a", PHONE, "matched")
+
+    run(valkey, check)
+
+
+def test_a_burst_from_one_address_fails_a_few_times_only(valkey: RealValkey) -> None:
+    """Fifty failures in a row would disable the face, also for the person's own devices."""
+
+    async def begun(lockout: Lockout, device: str, address: str = "away") -> list[Attempt]:
+        attempts = []
+        for number in range(60):
+            with suppress(LockedOut):
+                attempts.append(await lockout.begin("sub_a", Caller(f"{device}{number}", address)))
+        return attempts
+
+    async def check(lockout: Lockout) -> None:
+        await attempt(lockout, "sub_a", Caller("phone", "away"), "matched")
+        attempts = await begun(lockout, "bot")
+        assert len(attempts) == 5
+        assert len(await begun(lockout, "bot", "elsewhere")) == 5
+        await lockout.begin("sub_b", Caller("bot", "away"))  # somebody else
+        await lockout.begin("sub_a", Caller("phone", "away"))  # the person
+        for one in attempts:
+            await lockout.end(one, "failed")
+        attempts = await begun(lockout, "more")
+        assert len(attempts) == 5, "places are free again; it is failures that lock"
+        for one in attempts:
+            await lockout.end(one, "failed")
+        assert not await begun(lockout, "yet-more"), "the address has failed ten times"
 
     run(valkey, check)
 

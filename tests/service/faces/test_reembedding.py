@@ -2,9 +2,12 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
+from contracts.errors import InternalError
 from contracts.faces.subjects import NewSubject, NewTemplate, StoredFrame, embedder_of
 from contracts.settings import Settings
 from service.faces.reembedding import Reembedding
@@ -12,6 +15,43 @@ from tests.service.face_replies import NO_FACE, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 
 OLD, NOW = "face_embedder:0", embedder_of(1)
+BROKEN = 70  # gray level of a frame that makes a worker fail
+
+
+@pytest.mark.parametrize("fault", ["lost", "fails"])
+def test_frames_that_cannot_be_used_keep_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    fakes = FakeServices(faces=face_services_in(tmp_path, tables=True))
+    faces, infer = fakes.faces, fakes.dispatcher.run
+
+    def add(name: str, count: int, level: int) -> str:
+        subject: str = faces.subjects.create(NewSubject(name=name, keep_frames=True))["id"]
+        frames = [StoredFrame("image/png", gray_png(level) + bytes(n)) for n in range(count)]
+        old = [NewTemplate(vector_of(90), quality(), "image", frame) for frame in frames]
+        faces.templates.add(subject, old, embedder=OLD)
+        return subject
+
+    async def fail(queue: Any, pixels: Any, **more: Any) -> Any:
+        if int(pixels[0].mean()) == BROKEN:
+            return [InternalError("The worker failed.")]
+        return await infer(queue, pixels, **more)
+
+    monkeypatch.setattr(fakes.dispatcher, "run", fail)
+    oldest, ada = add("Oldest", 8, BROKEN if fault == "fails" else 40), add("Ada", 1, 40)
+    if fault == "lost":
+        for file in (tmp_path / "faces" / oldest).iterdir():
+            file.unlink()
+
+    async def run() -> None:
+        async with fakes.open_services(Settings(_env_file=None)) as services:
+            reembedding = Reembedding(services)
+            await reembedding.run_once()
+            await reembedding.run_once()
+
+    asyncio.run(run())
+    assert faces.templates.of_subject(oldest, embedder=NOW) == []
+    assert len(faces.templates.of_subject(ada, embedder=NOW)) == 1
 
 
 def test_stale_templates_are_recomputed(tmp_path: Path) -> None:

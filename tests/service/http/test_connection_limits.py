@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import httpx
+import psutil
 import pytest
 import uvicorn
 
@@ -140,6 +141,33 @@ def test_an_endless_head_is_not_stored(port: int) -> None:
     assert sent < 100 * MAX_HEAD_BYTES
 
 
+@pytest.mark.parametrize("kept", [0, 50])
+def test_a_piece_of_many_requests_may_end_within_a_head(port: int, kept: int) -> None:
+    image = gray_png()
+    request = UPLOAD + b"Content-Length: %d\r\n\r\n" % len(image) + image
+    sent = request * (90_000 // len(request)) + UPLOAD + b"Content-Length: %d\r\n" % len(image)
+    with connect(port) as wire:
+        wire.sendall(sent[: len(sent) - kept])
+        time.sleep(0.2)
+        wire.sendall(sent[len(sent) - kept :] + b"Connection: close\r\n\r\n" + image)
+        answers = rest(wire)
+    assert answers.count(b"HTTP/1.1 200") == 90_000 // len(request) + 1
+
+
+def test_a_head_is_waited_for_while_this_side_does_not_read(port: int, fakes: FakeServices) -> None:
+    """As requests wait for an answer that takes longer than a head may."""
+    fakes.dispatcher.delay = 2.5
+    image = gray_png()
+    request = UPLOAD + b"Content-Length: %d\r\n\r\n" % len(image) + image
+    with connect(port) as wire:
+        wire.sendall(request)
+        time.sleep(0.2)
+        wire.sendall(request + UPLOAD)
+        time.sleep(0.2)
+        wire.sendall(b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(image) + image)
+        assert rest(wire).count(b"HTTP/1.1 200") == 3
+
+
 def test_endless_trailers_are_not_stored(port: int) -> None:
     with connect(port) as wire:
         wire.sendall(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: b\r\n\r\n")
@@ -205,6 +233,63 @@ def test_a_response_that_is_not_read_is_aborted(
                 except TimeoutError:
                     time.sleep(0.1)
         assert time.monotonic() - began < BOUND
+
+
+def unread_tail(port: int, source: str = "127.0.0.1") -> socket.socket:
+    """A connection that is closed by the server, but whose last answer is not read.
+
+    Less is left than the event loop's limit of 64 KiB, above which writing is paused.
+    """
+    wire = socket.socket()
+    # So that the kernel takes as little as possible of it.
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 88)
+    wire.settimeout(BOUND)
+    wire.bind((source, 0))
+    wire.connect(("127.0.0.1", port))
+    request = b"GET /unknown HTTP/1.1\r\nHost: localhost\r\n"
+    wire.sendall((request + b"\r\n") * 119 + request + b"Connection: close\r\n\r\n")
+    return wire
+
+
+def held(port: int) -> int:
+    """The connections that the server, which is a thread here, has not closed."""
+    connections = psutil.Process().net_connections("tcp")
+    return sum(one.laddr.port == port and one.status != "LISTEN" for one in connections)
+
+
+def test_the_unread_rest_of_an_answer_holds_no_connection(port: int) -> None:
+    with unread_tail(port):
+        time.sleep(0.5)
+        assert held(port) == 1, "the test leaves too little unread"
+        until = time.monotonic() + BOUND
+        while held(port):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+
+
+def test_connections_with_an_unread_rest_count_and_make_room(fakes: FakeServices) -> None:
+    with impatient(fakes, connections=10, look=600) as port, ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(unread_tail(port, "127.0.0.2"))
+        time.sleep(3)  # by then the server has answered, and waited a second for the client to read
+        assert held(port) == 10
+        assert [is_served(port, "127.0.0.3") for _ in range(12)] == [True] * 12
+        time.sleep(0.2)
+        assert held(port) == 9
+
+
+def test_many_connections_that_are_being_closed_count_at_once(fakes: FakeServices) -> None:
+    most = 0
+    with impatient(fakes, connections=8, look=600) as port, ExitStack() as stack:
+        until = time.monotonic() + 3
+        while time.monotonic() < until:
+            stack.enter_context(unread_tail(port, "127.0.0.2"))
+            time.sleep(0.05)
+            most = max(most, held(port))
+        time.sleep(0.5)  # until the rest of the flood was accepted
+        assert is_served(port, "127.0.0.3")
+    assert most <= 8 + 8 // 4 + 1
 
 
 def test_silent_connections_make_room_for_the_next(fakes: FakeServices) -> None:

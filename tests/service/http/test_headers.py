@@ -1,8 +1,13 @@
+import asyncio
+
 import pytest
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from service.auth.principal import OPEN
-from service.http.headers import _stored_key, preferred_type
+from service.console.page import language_of
+from service.http.conditional import is_gzip_accepted
+from service.http.headers import _prefers_async, _stored_key, preferred_type
 
 
 @pytest.mark.parametrize(
@@ -38,3 +43,19 @@ def test_an_idempotency_key_without_an_api_key_belongs_to_an_address() -> None:
     assert len(first) <= 255
     assert first == stored("127.0.0.1", "k" * 255)
     assert first not in {stored("::1", "k" * 255), stored("127.0.0.1", "another")}
+
+
+@pytest.mark.parametrize(("others", "is_read"), [(["x"] * 90, True), (["x"] * 31_000, False)])
+def test_of_long_lists_the_beginning_is_read(others: list[str], is_read: bool) -> None:
+    """Each item takes two microseconds of the event loop, some of them without a key."""
+
+    def listed(last: str) -> str:
+        return ",".join([*others, last])
+
+    def request(name: bytes, last: str) -> Request:
+        return Request({"type": "http", "headers": [(name, listed(last).encode())]})
+
+    assert is_gzip_accepted(Headers({"Accept-Encoding": listed("gzip")})) == is_read
+    assert (preferred_type(listed("application/json")) == "application/json") == is_read
+    assert asyncio.run(_prefers_async(request(b"prefer", "respond-async"))) == is_read
+    assert (language_of(request(b"accept-language", "zh")) == "zh") == is_read

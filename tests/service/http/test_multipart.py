@@ -228,3 +228,41 @@ def test_parts_that_are_no_field_are_counted_too() -> None:
     parts = [part("_charset_", b"utf-8")] * 5
     with pytest.raises(ValidationFailed, match="_charset_"):
         read({"id": TEXT}, *parts, part("id", b"x"))
+
+
+@pytest.mark.parametrize(
+    "filling", [b"\r\n--bX" * 20_000, b"\r\n--b" + b" \t" * 60_000], ids=["alike", "spaces"]
+)
+def test_what_looks_like_boundaries_is_not_parsed_without_end(
+    monkeypatch: pytest.MonkeyPatch, filling: bytes
+) -> None:
+    """Each takes steps in Python on the event loop: 500 MB of them, two minutes."""
+    begun = part("image", b"", "x")[:-2]
+    chunks = [filling[start : start + 20_000] for start in range(0, len(filling), 20_000)]
+    fed: list[int] = []
+    parsed: list[bytes] = []
+
+    async def counted() -> AsyncIterator[bytes]:
+        for chunk in (begun, *chunks):
+            fed.append(len(chunk))
+            yield chunk
+
+    reader = MultipartReader(CONTENT_TYPE, {"image": FieldSpec(MIB)})
+    parse = reader._parser.write
+    monkeypatch.setattr(reader._parser, "write", lambda data: parsed.append(data) or parse(data))
+    with pytest.raises(BadRequest):
+        asyncio.run(reader.read(counted()))
+    assert sum(fed) == len(begun) + 20_000
+    assert parsed == [begun]
+
+
+def test_a_boundary_may_be_followed_by_spaces() -> None:
+    padded = part("id", b"x").replace(b"--b\r", b"--b \t\r")
+    assert read({"id": TEXT, "no": TEXT}, part("no", b"y"), padded).text("id") == "x"
+
+
+def test_spaces_behind_a_boundary_may_not_go_on_in_the_next_piece() -> None:
+    pieces = [part("image", b"", "x")[:-2] + b"\r\n--b ", b" " * 300, b"\r\n"]
+    reader = MultipartReader(CONTENT_TYPE, {"image": FieldSpec(MIB)})
+    with pytest.raises(BadRequest):
+        asyncio.run(reader.read(stream(*pieces)))

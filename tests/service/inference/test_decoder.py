@@ -89,20 +89,61 @@ def test_late_image_times_out_and_frees_its_slot_later(decoder: Decoder) -> None
 
 
 def test_waiting_images_are_bounded_and_slots_are_freed(decoder: Decoder) -> None:
+    ready = threading.Event()
+
     async def crowd() -> None:
-        answers = await asyncio.gather(
-            decode(decoder, SLOW),
-            *(decode(decoder, PHOTO) for _ in range(60)),
-            return_exceptions=True,
-        )
+        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=20))
+        await asyncio.sleep(0)
+        crowd = [asyncio.create_task(decode(decoder, PHOTO)) for _ in range(60)]
+        await asyncio.sleep(0)
+        ready.set()
+        assert await running
+        answers = await asyncio.gather(*crowd, return_exceptions=True)
         full = [answer for answer in answers if isinstance(answer, QueueFull)]
-        assert sum(isinstance(answer, DecodedImage) for answer in answers) == 33
+        assert sum(isinstance(answer, DecodedImage) for answer in answers) == 32
         assert len(full) == 28
         assert full[0].retry_after
         assert isinstance(await decode(decoder, PHOTO), DecodedImage)
 
     asyncio.run(crowd())
     decoder.close()
+
+
+@pytest.mark.parametrize(("data", "is_slow"), [(PHOTO, False), (SLOW, True)])
+def test_it_is_said_that_an_image_waits_with_the_slow_ones(
+    decoder: Decoder, data: bytes, is_slow: bool
+) -> None:
+    said: list[None] = []
+    asked = decoder.decode(
+        data,
+        network=NETWORK,
+        resize="crop",
+        deadline_seconds=30,
+        when_slow=lambda: said.append(None),
+    )
+    asyncio.run(asked)
+    decoder.close()
+    assert bool(said) == is_slow
+
+
+def test_there_is_no_room_while_all_places_are_taken(decoder: Decoder) -> None:
+    ready = threading.Event()
+
+    async def crowd() -> None:
+        decoder.require_room()
+        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=20))
+        waiting = [asyncio.create_task(decode(decoder, PHOTO)) for _ in range(32)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            decoder.require_room()
+        ready.set()
+        await asyncio.gather(running, *waiting)
+        decoder.require_room()
+
+    asyncio.run(crowd())
+    decoder.close()
+    with pytest.raises(Draining):
+        decoder.require_room()
 
 
 def test_largest_request_fits() -> None:

@@ -1,8 +1,10 @@
 """Threads shared fairly: nobody waits for another client's many or large images."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -61,6 +63,23 @@ def test_a_client_gets_the_threads_that_others_do_not_use() -> None:
         await asyncio.gather(*(work_of(pool, name, 2, lambda: time.sleep(0.01)) for name in "abab"))
 
     run(use)
+
+
+def test_the_threads_go_on_while_the_event_loop_has_no_time() -> None:
+    """Under load it is busy for longer than an image takes."""
+    ready = threading.Event()
+    done: list[int] = []
+
+    async def use() -> None:
+        pool = pool_of(2)
+        works = [*(partial(done.append, number) for number in range(11)), ready.set]
+        tasks = [asyncio.create_task(work_of(pool, "a", 1, work)) for work in works]
+        await asyncio.sleep(0)
+        assert ready.wait(5), "in the loop's thread"
+        await asyncio.gather(*tasks)
+
+    run(use)
+    assert sorted(done) == list(range(11))
 
 
 def test_a_client_has_a_share_of_the_places() -> None:
@@ -184,3 +203,38 @@ def test_a_closed_pool_drops_what_waits() -> None:
         assert await first is True
 
     run(use)
+
+
+class Image:
+    """Large in reality."""
+
+
+@pytest.mark.parametrize("ending", ["done", "failed", "given up"])
+def test_an_image_is_freed_without_the_garbage_collector(ending: str) -> None:
+    """Which would come late: hundreds of images may be sent before it has enough to do."""
+    ready = threading.Event()
+
+    def work(image: Image) -> Image:
+        ready.wait(5)
+        if ending == "failed":
+            raise ValueError
+        return image
+
+    async def use() -> None:
+        pool, image = pool_of(), Image()
+        freed = weakref.ref(image)
+        task = asyncio.create_task(work_of(pool, "a", 1, partial(work, image)))
+        await asyncio.sleep(0.01)
+        if ending == "given up":
+            task.cancel()
+        ready.set()
+        await asyncio.gather(task, return_exceptions=True)
+        del image, task
+        await pool.run(int, deadline_seconds=5)  # so that the thread has let go of the first one
+        assert freed() is None
+
+    gc.disable()
+    try:
+        run(use)
+    finally:
+        gc.enable()

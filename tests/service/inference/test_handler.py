@@ -1,10 +1,13 @@
+import socket
+from urllib.parse import urlsplit
+
 import httpx
 import numpy as np
 import pytest
 
 from contracts.errors import InternalError, NoWorker, OpsinError, QueueFull
 from contracts.queue.messages import Reply
-from tests.service.parts import FakeServices, gray_png
+from tests.service.parts import SERVED, FakeServices, gray_png
 
 PNG = {"Content-Type": "image/png"}
 
@@ -74,6 +77,48 @@ def test_busy_decoder_fails_the_whole_request(
     assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
     assert answer.headers["Retry-After"] == "1"
     assert not fakes.jobs.submitted
+
+
+@pytest.mark.parametrize("query", ["", "?model=squeezenet&model=pets"])
+def test_a_busy_decoder_refuses_before_a_byte_is_read(
+    client: httpx.Client, fakes: FakeServices, query: str
+) -> None:
+    fakes.decoder.room = 0
+    fakes.workers.others["pets"] = SERVED
+    address = urlsplit(str(client.base_url))
+    with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
+        wire.sendall(
+            f"POST /v1/classify{query} HTTP/1.1\r\nHost: localhost\r\n"
+            "Content-Type: image/png\r\nContent-Length: 1000\r\n\r\n".encode()
+        )
+        answer = wire.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 429")
+    assert b"wait to be decoded" in answer
+
+
+def test_a_full_queue_refuses_before_an_image_is_decoded(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    """Decoding takes a fifth of the time of an answer, or more, and would be in vain."""
+    fakes.dispatcher.places, room = 1, fakes.decoder.room
+    files = [("image", (name, gray_png(10), "image/png")) for name in "ab"]
+    answer = client.post("/v1/classify", files=files)
+    assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
+    assert fakes.decoder.room == room
+    assert client.post("/v1/classify", content=gray_png(10), headers=PNG).status_code == 200
+    assert fakes.dispatcher.places == 1, "the place is free again"
+
+
+def test_an_image_that_waits_with_the_slow_ones_has_no_place_in_the_queue(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    """It would keep others out of a queue that is empty."""
+    fakes.decoder.is_slow = True
+    assert client.post("/v1/classify", content=gray_png(10), headers=PNG).status_code == 200
+    assert fakes.dispatcher.given_back == 1
+    fakes.decoder.is_slow = False
+    assert client.post("/v1/classify", content=gray_png(10), headers=PNG).status_code == 200
+    assert fakes.dispatcher.given_back == 1
 
 
 def test_error_of_the_only_image_is_the_response(client: httpx.Client) -> None:

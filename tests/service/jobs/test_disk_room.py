@@ -1,11 +1,15 @@
 """Jobs that the disk has no room for are refused before they are queued."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from contracts.errors import DiskUnusable
+from contracts.jobs import JobKind
 from contracts.settings import MIB, Settings
+from database.installation import FILE
+from service.auth.scopes import scope_of_job
 from service.jobs.disk_room import require_disk, require_job_room
 
 
@@ -33,9 +37,18 @@ def test_folder_that_does_not_exist_yet_has_room(tmp_path: Path) -> None:
 
 def test_images_leave_room_for_everything_else(tmp_path: Path) -> None:
     """Whoever may classify may fill the disk with dreams; an enrollment still finds its place."""
+    (tmp_path / FILE).write_text("ins_1\n")
     nearly_full = settings(tmp_path).model_copy(update={"min_free_disk_bytes": 10**18})
     require_job_room(nearly_full, "enrollment", MIB)
-    with pytest.raises(DiskUnusable):
-        require_job_room(nearly_full, "dream", MIB)
+    for kind in get_args(JobKind):
+        if scope_of_job(kind) == "infer":
+            with pytest.raises(DiskUnusable):
+                require_job_room(nearly_full, kind, MIB)
     with pytest.raises(DiskUnusable):
         require_job_room(settings(tmp_path), "enrollment", 10**18)
+
+
+def test_no_job_is_accepted_while_the_home_is_missing(tmp_path: Path) -> None:
+    for kind in get_args(JobKind):
+        with pytest.raises(DiskUnusable, match="not mounted"):
+            require_job_room(settings(tmp_path), kind, 0)

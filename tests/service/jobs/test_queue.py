@@ -12,14 +12,18 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from contracts.errors import IdempotencyConflict, QueueFull
+from contracts.errors import DiskUnusable, IdempotencyConflict, QueueFull
+from contracts.queue import redis_keys
 from contracts.queue.celery import celery_app
+from contracts.queue.messages import Item, unpack_bundle
 from contracts.settings import Settings
 from database.engine import open_engine
+from database.installation import FILE
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
+from models.store.store import Store
 from service.jobs.queue import JobItem, JobQueue
 from tests.valkey import RealValkey
 
@@ -35,6 +39,7 @@ class Parts:
 def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]) -> None:
     settings = Settings(_env_file=None, home=home, redis_url=valkey.url, job_limit=2)
     upgrade(settings.database)
+    (home / FILE).write_text("ins_1\n")
     engine = open_engine(settings.database)
     celery = celery_app(valkey.url)
     files = JobFiles(settings.jobs_home)
@@ -43,7 +48,12 @@ def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]
 
     async def all_of_it() -> None:
         client = Redis.from_url(valkey.url)
-        queue = JobQueue(client, celery, jobs, leases, files=files, settings=settings)
+        queue = JobQueue(
+            *(client, celery, jobs, leases),
+            files=files,
+            store=Store(settings.store_home),
+            settings=settings,
+        )
         try:
             await test(Parts(queue, jobs, files, client))
         finally:
@@ -57,12 +67,60 @@ def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]
         engine.dispose()
 
 
+@pytest.mark.parametrize("inputs", [None, {"image": b"1"}])
+def test_no_job_is_accepted_while_the_home_is_missing(
+    tmp_path: Path, valkey: RealValkey, inputs: dict[str, bytes] | None
+) -> None:
+    async def test(parts: Parts) -> None:
+        (tmp_path / FILE).unlink()
+        with pytest.raises(DiskUnusable, match="not mounted"):
+            await parts.job_queue.submit_work("dream", {"steps": 3}, inputs=inputs)
+        assert not parts.files.root.exists()
+        assert parts.jobs.list().items == []
+
+    run(tmp_path, valkey, test)
+
+
 def test_inputs_are_stored_before_the_notification(tmp_path: Path, valkey: RealValkey) -> None:
     async def test(parts: Parts) -> None:
         job = await parts.job_queue.submit_work("dream", {"steps": 3}, inputs={"image": b"1"})
         assert (parts.files.work(job.id) / "image").read_bytes() == b"1"
         assert parts.jobs.get(job.id).queue_position == 1
         assert await parts.client.llen("pictures") == 1
+
+    run(tmp_path, valkey, test)
+
+
+def test_a_job_is_stored_with_all_scopes_of_what_it_is_about(
+    tmp_path: Path, valkey: RealValkey
+) -> None:
+    async def test(parts: Parts) -> None:
+        request = {"model": "new", "subjects": ["sub_a"]}
+        work = await parts.job_queue.submit_work("training", request)
+        images = await parts.job_queue.submit(
+            "embed", "face_embedder", 1, request={}, items=[], idempotency=None
+        )
+        assert parts.jobs.get(work.id).scopes == ("train", "faces")
+        assert parts.jobs.get(images.id).scopes == ("infer", "faces")
+
+    run(tmp_path, valkey, test)
+
+
+@pytest.mark.parametrize(("side", "in_redis"), [(64, True), (1024, False)])
+def test_large_jobs_do_not_fill_redis(
+    tmp_path: Path, valkey: RealValkey, side: int, in_redis: bool
+) -> None:
+    async def test(parts: Parts) -> None:
+        pixels = np.zeros((side, side, 3), np.uint8)
+        items = [JobItem(None, side, side, pixels)] * 2
+        job = await parts.job_queue.submit(
+            "classify", "squeezenet", 1, request={}, items=items, idempotency=None
+        )
+        stored = (parts.files.work(job.id) / redis_keys.JOB_INPUT).read_bytes()
+        packed = unpack_bundle(stored)
+        assert [Item.unpack(raw).pixels.shape for raw in packed] == [pixels.shape] * 2
+        waiting = await parts.client.lrange(redis_keys.job_input(job.id), 0, -1)
+        assert waiting == (packed if in_redis else [])
 
     run(tmp_path, valkey, test)
 

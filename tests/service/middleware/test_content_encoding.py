@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import importlib.util
 import socket
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -142,18 +143,26 @@ def test_only_some_bodies_with_large_windows_are_read_at_a_time(steady: httpx.Cl
     headers = {"Content-Encoding": "br"}
     with ExitStack() as stack:
         wires = []
-        # One may meet the limit itself, because a request before it has not ended yet.
-        for _ in range(2 * MAX_LARGE):
+        for _ in range(MAX_LARGE):  # more than one client may send
             wire = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
             wire.sendall(head + packed[:10])
             wires.append(wire)
-            answer = steady.post("/v1/classify", content=packed, headers=headers)
-            if answer.status_code == 429 and len(wires) >= MAX_LARGE // 2:
-                break
+
+        def post(expected: int) -> httpx.Response:
+            """Requests until one is answered so: the server reads the wires in its own time."""
+            deadline = time.monotonic() + 10
+            while True:
+                answer = steady.post("/v1/classify", content=packed, headers=headers)
+                if answer.status_code == expected or time.monotonic() > deadline:
+                    return answer
+
+        answer = post(429)
         assert answer.json()["code"] == "queue_full"
         assert "Retry-After" in answer.headers
-        assert any(b" 200 " in _answer(wire, packed[10:]) for wire in wires)
-        assert steady.post("/v1/classify", content=packed, headers=headers).status_code == 200
+        answers = [_answer(wire, packed[10:]) for wire in wires]
+        # A request of `post` may have had the place of one.
+        assert sum(b" 200 " in one for one in answers) in {MAX_LARGE // 2, MAX_LARGE // 2 - 1}
+        assert post(200).status_code == 200
 
 
 def _answer(wire: socket.socket, rest: bytes) -> bytes:

@@ -16,12 +16,13 @@ import pytest
 import redis
 import redis.asyncio
 
-from contracts.errors import NoWorker
+from contracts.errors import NoWorker, QueueFull
 from contracts.queue import redis_keys
 from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.queue.messages import Item, Reply
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.redis_keys import QueueGroup, QueueName
+from contracts.queue.shared_pixels import SharedPixels
 from models.store.store import Store
 from service.inference.fair_pool import CALLER, Caller
 from service.queue.admission import Admission, QueueLimits
@@ -43,9 +44,11 @@ class RecordedTasks:
     """Records the tasks that would have been sent."""
 
     queues: list[QueueName] = field(default_factory=list)
+    groups: list[QueueGroup | None] = field(default_factory=list)
 
-    async def send(self, queue: QueueName) -> None:
+    async def send(self, queue: QueueName, group: QueueGroup | None = None) -> None:
         self.queues.append(queue)
+        self.groups.append(group)
 
 
 @dataclass
@@ -74,16 +77,17 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 
 
 @asynccontextmanager
-async def api_on(valkey: RealValkey) -> AsyncIterator[Api]:
+async def api_on(valkey: RealValkey, pixels: SharedPixels | None = None) -> AsyncIterator[Api]:
     options: dict[str, Any] = dict(ASYNC_REDIS_OPTIONS)
     async with (
         redis.asyncio.Redis.from_url(valkey.url, **options) as client,
         redis.asyncio.Redis.from_url(valkey.url, **options) as blocking,
     ):
-        queues, tasks = QueueClient(client, QueueLimits(8)), cast(BatchTaskSender, RecordedTasks())
-        workers = WorkerRegistry(client, ("squeezenet",), Store(Path("/nowhere")))
+        queues = QueueClient(client, QueueLimits(8), pixels)
+        tasks = cast(BatchTaskSender, RecordedTasks())
+        workers = WorkerRegistry(client, ("squeezenet",), Store(Path("/nowhere")), pixels)
         await workers.refresh()
-        replies = Replies(blocking, secrets.token_hex(4))
+        replies = Replies(blocking, secrets.token_hex(4), pixels)
         replies.start()
         dispatcher = Dispatcher(queues, replies, tasks, Admission(QueueLimits(8)), workers)
         recovery = Recovery(queues, replies, tasks, workers)
@@ -103,12 +107,12 @@ def run(valkey: RealValkey, use: Callable[[Api], Coroutine[Any, Any, None]]) -> 
 
 def reply_to(client: redis.Redis, *items: Item, worker: str = "w1") -> None:
     replies = [(i, Reply(i.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))) for i in items]
-    WorkerQueues(client, worker).send_replies(QUEUE, replies, 10)
+    WorkerQueues(client, worker).send_replies(replies, {QUEUE: 10})
 
 
 @pytest.fixture
 def worker_client(valkey: RealValkey) -> redis.Redis:
-    return redis.Redis.from_url(valkey.url)
+    return valkey.client()
 
 
 def test_silent_redis_does_not_delay_the_answer(valkey: RealValkey) -> None:
@@ -138,6 +142,27 @@ def test_item_of_a_cancelled_request_is_dropped(
         await until(lambda: api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*"))
         assert WorkerQueues(worker_client, "w1").take(QUEUE, 4) == []
         assert not api.replies.pending
+
+    run(valkey, use)
+
+
+def test_images_in_a_reserved_place_count_once(
+    valkey: RealValkey, worker_client: redis.Redis
+) -> None:
+    async def use(api: Api) -> None:
+        deadline = time.monotonic() + 10
+        with api.dispatcher.place(QUEUE, 8, deadline) as place:
+            with pytest.raises(QueueFull):
+                await api.request(10)
+            with pytest.raises(QueueFull):
+                api.dispatcher.require_room(QUEUE, deadline)
+            asked = asyncio.create_task(
+                api.dispatcher.run(QUEUE, [IMAGE] * 8, deadline=deadline, place=place)
+            )
+            await api.queued()
+            reply_to(worker_client, *WorkerQueues(worker_client, "w1").take(QUEUE, 8))
+            assert len(await asked) == 8
+        api.dispatcher.require_room(QUEUE, deadline)
 
     run(valkey, use)
 
@@ -290,7 +315,7 @@ def test_a_client_with_many_explanations_keeps_no_other_waiting(
             for item in await asyncio.to_thread(worker.take, slow, 1):
                 order.append(int(item.pixels[0, 0, 0]))
                 reply = Reply(item.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))
-                await asyncio.to_thread(worker.send_replies, slow, [(item, reply)], 1.0)
+                await asyncio.to_thread(worker.send_replies, [(item, reply)], {slow: 1.0})
         assert len(await many) == 64
         assert len(await other) == 1
 

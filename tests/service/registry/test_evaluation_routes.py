@@ -9,13 +9,11 @@ import pytest
 from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
-from database.engine import open_engine
-from database.tables import Record
 from models.store.labels import Label, write_labels
 from models.store.store import Store
 from tests.models.datasets.packing import tree, zipped
 from tests.models.drafts import DRAFT, write_files
-from tests.service.parts import FakeServices, datasets_in
+from tests.service.parts import FakeServices, datasets_in, face_services_in
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 URL = "/v1/models/squeezenet/versions/1/evaluations"
@@ -23,10 +21,9 @@ URL = "/v1/models/squeezenet/versions/1/evaluations"
 
 @pytest.fixture
 def fakes(tmp_path: Path) -> FakeServices:
-    engine = open_engine(f"sqlite:///{tmp_path / 'opsin.db'}")
-    Record.metadata.create_all(engine)
-    engine.dispose()
-    return FakeServices(datasets=datasets_in(tmp_path))
+    return FakeServices(
+        faces=face_services_in(tmp_path, tables=True), datasets=datasets_in(tmp_path)
+    )
 
 
 @pytest.fixture
@@ -60,6 +57,8 @@ def test_a_repeated_key_returns_the_first_evaluation(client: httpx.Client, datas
     assert client.post(URL, json=body, headers=headers).json()["id"] == first.json()["id"]
     other = client.post(URL, json=body | {"against": None}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    assert client.delete(f"/v1/datasets/{dataset}").status_code == 204
+    assert client.post(URL, json=body, headers=headers).json()["id"] == first.json()["id"]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ def test_a_repeated_key_returns_the_first_job(
     assert client.post(URL, json=body, headers=headers).json()["id"] == first.json()["id"]
     other = client.post(URL, json=body | {"promote": True}, headers=headers)
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    store.delete("squeezenet", 1)
+    assert client.post(URL, json=body, headers=headers).json()["id"] == first.json()["id"]
 
 
 @pytest.mark.parametrize(

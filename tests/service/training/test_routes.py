@@ -222,16 +222,43 @@ def test_only_the_selected_classes_count(
     assert client.post(URL, json=body(made, classes=["cat", "fox"])).status_code == 202
 
 
-def test_a_training_goes_on_from_a_version(
-    client: httpx.Client, fakes: FakeServices, pets: str
-) -> None:
+def publish(fakes: FakeServices, *labels: str) -> int:
+    """A trained version of `pets`, which becomes its champion."""
     spec = {"dataset_id": "ds_1", "model": "pets", "network": "cnn_small", "image_size": 20}
     with fakes.store.staging() as folder:
         write_files(folder)
-        write_labels(folder, [Label("cat", "cat"), Label("cow", "cow")])
+        write_labels(folder, [Label(name, name) for name in labels])
         provenance = DRAFT.provenance.model_copy(update={"spec": spec})
         draft = DRAFT.model_copy(update={"provenance": provenance})
-        fakes.store.promote("pets", fakes.store.publish("pets", folder, draft))
+        version = fakes.store.publish("pets", folder, draft)
+    fakes.store.promote("pets", version)
+    return version
+
+
+@pytest.mark.parametrize("url", [URL, "/v1/sweeps"])
+def test_a_repeated_key_returns_the_first_job_whatever_has_changed_since(
+    client: httpx.Client, fakes: FakeServices, pets: str, url: str
+) -> None:
+    publish(fakes, "cat", "dog")
+    training = {"dataset_id": pets, "model": "pets", "from_version": "champion"}
+    sent = training if url == URL else {"training": training, "grid": {"seed": [1, 2]}}
+    headers = {"Idempotency-Key": "once"}
+    first = client.post(url, json=sent, headers=headers)
+    assert first.status_code == 202, first.text
+    assert publish(fakes, "cat", "dog") == 2
+    assert client.post(url, json=sent, headers=headers).json() == first.json()
+    assert client.delete(f"/v1/datasets/{pets}").status_code == 204
+    assert client.post(url, json=sent, headers=headers).json() == first.json()
+    assert len(fakes.jobs.worked) == 1
+    changed = training | {"from_version": 1}
+    other = changed if url == URL else sent | {"training": changed}
+    assert client.post(url, json=other, headers=headers).status_code == 409
+
+
+def test_a_training_goes_on_from_a_version(
+    client: httpx.Client, fakes: FakeServices, pets: str
+) -> None:
+    publish(fakes, "cat", "cow")
     sent = {"dataset_id": pets, "model": "pets", "from_version": "champion"}
     lacking = client.post(URL, json=sent)
     assert (lacking.status_code, lacking.json()["code"]) == (422, "validation_error")

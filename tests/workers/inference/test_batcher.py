@@ -1,12 +1,9 @@
 """The queue on a real Valkey: what the API pushes, the batcher answers."""
 
-import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from threading import Event, Thread, Timer
-from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,153 +11,31 @@ import redis
 import redis.asyncio
 import structlog
 
-from contracts.errors import LayerNotFound
-from contracts.inference.inference import Operation, VectorOperation
 from contracts.queue import redis_keys
 from contracts.queue.clock import RedisClock
-from contracts.queue.messages import Item, Pixels, Reply, Vector
+from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
 from contracts.tracing.origin import Origin, TraceContext
 from contracts.tracing.spans import start_tracing, stop_tracing
-from service.queue.admission import QueueLimits
-from service.queue.client import QueueClient
 from tests.collector import collecting
 from tests.valkey import RealValkey
-from workers.inference.batcher import Batcher
-from workers.inference.loaded_models import LoadedModels
-from workers.inference.queue import ItemOutput, WorkerQueues
+from tests.workers.inference.queueing import (
+    OTHER,
+    QUEUE,
+    Aliases,
+    Mean,
+    RecordingForwarder,
+    batcher_of,
+    item_of,
+    push,
+    replies,
+    with_client,
+)
+from workers.inference import batcher as batcher_module
+from workers.inference.batch_runner import OutOfMemoryError
+from workers.inference.queue import WorkerQueues
 from workers.inference.statistics import InferenceStatistics
-
-QUEUE = QueueName("squeezenet", 1, "classify")
-OTHER = QueueName("vgg16", 1, "classify")
-T = TypeVar("T")
-
-
-class Mean:
-    """A network small enough to check by hand: the mean of each channel."""
-
-    batch_sizes = (1, 2, 4, 8, 16)
-    version = 1
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-        self.during: Callable[[], object] = lambda: None
-
-    def run(self, operation: VectorOperation, images: Pixels) -> Vector:
-        self.batches.append(len(images))
-        self.during()
-        if (images == 13).all(axis=(1, 2, 3)).any():
-            raise ValueError("an image that breaks the network")
-        return images.mean(axis=(1, 2)).astype(np.float32)
-
-
-class StubExplainer:
-    """Explains an image by its class, and records which were explained together."""
-
-    def __init__(self) -> None:
-        self.batches: list[tuple[str, list[int]]] = []
-        self.during: Callable[[Callable[[], None]], object] = lambda run_faster: None
-
-    def compute(
-        self,
-        queue: QueueName,
-        predictor: Any,
-        items: Sequence[Item],
-        run_faster: Callable[[], None],
-    ) -> list[ItemOutput]:
-        self.batches.append((queue.operation, [item.class_index for item in items]))
-        if any(item.note == b"no such layer" for item in items):
-            raise LayerNotFound("There is no such layer. Choose another.")
-        self.during(run_faster)
-        return [ItemOutput(np.full(4, item.class_index, np.float32), b"a note") for item in items]
-
-
-@pytest.fixture
-def client(valkey: RealValkey) -> redis.Redis:
-    return redis.Redis.from_url(valkey.url)
-
-
-@pytest.fixture
-def network() -> Mean:
-    return Mean()
-
-
-def handlers(explainer: StubExplainer) -> dict[Operation, StubExplainer]:
-    return {"heatmap": explainer, "explain": explainer, "study": explainer}
-
-
-@dataclass
-class RecordingForwarder:
-    """Records what would have been sent to Celery."""
-
-    another_worker: bool = False
-    scheduled: list[QueueName] = field(default_factory=list)
-    forwarded: list[QueueName] = field(default_factory=list)
-
-    def schedule(self, queue: QueueName) -> None:
-        self.scheduled.append(queue)
-
-    def forward_batch(self, queue: QueueName) -> bool:
-        if self.another_worker:
-            self.forwarded.append(queue)
-        return self.another_worker
-
-
-class Aliases:
-    """A store in which aliases point to these versions of every model."""
-
-    def __init__(self, *versions: int) -> None:
-        self._aliases = {f"alias-{version}": version for version in versions}
-
-    def aliases(self, _model: str) -> dict[str, int]:
-        return self._aliases
-
-
-def batcher_of(
-    client: redis.Redis,
-    network: Mean,
-    *,
-    store: Aliases | None = None,
-    forwarder: RecordingForwarder | None = None,
-    explainer: StubExplainer | None = None,
-    **changes: Any,
-) -> Batcher:
-    options: dict[str, Any] = {"batch_limit": 4, "linger_seconds": 0.01, "stopping": Event()}
-    models = LoadedModels()
-    models.add("squeezenet", network)
-    models.add("vgg16", network)
-    return Batcher(
-        WorkerQueues(client, "w1"),
-        models,
-        store or Aliases(1, 7),  # type: ignore[arg-type]
-        forwarder or RecordingForwarder(),  # type: ignore[arg-type]
-        handlers(explainer or StubExplainer()),
-        **(options | changes),
-    )
-
-
-def item_of(value: int, *, seconds: float = 30, side: int = 2) -> Item:
-    now = time.time()
-    pixels = np.full((side, side, 3), value, np.uint8)
-    return Item(secrets.token_bytes(16), now + seconds, now, "replies:test", pixels)
-
-
-def with_client(valkey: RealValkey, use: Callable[[QueueClient], Coroutine[Any, Any, T]]) -> T:
-    async def body() -> T:
-        async with redis.asyncio.Redis.from_url(valkey.url) as connection:
-            return await use(QueueClient(connection, QueueLimits(8)))
-
-    return asyncio.run(body())
-
-
-def push(valkey: RealValkey, *items: Item, admitted: bool = False) -> tuple[bool, bool, int]:
-    result = with_client(valkey, lambda s: s.push(QUEUE, items, seconds=30, admitted=admitted))
-    return result.accepted, result.must_schedule, result.depth
-
-
-def replies(client: redis.Redis) -> dict[bytes, Reply]:
-    return {r.id: r for r in map(Reply.unpack, client.lrange("replies:test", 0, -1))}
 
 
 def test_only_the_first_push_has_to_schedule_a_task(valkey: RealValkey) -> None:
@@ -210,6 +85,49 @@ def test_one_bad_image_does_not_fail_the_others(
     assert received[good.id].vector is not None
     assert received[bad.id].error is not None
     assert received[bad.id].error[0] == "internal_error"
+
+
+@pytest.mark.parametrize(
+    "failure", [MemoryError(), RuntimeError("Exception from src/inference: std::bad_alloc")]
+)
+def test_worker_without_memory_ends_and_leaves_its_images_to_another(
+    valkey: RealValkey,
+    client: redis.Redis,
+    network: Mean,
+    failure: Exception,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # However long the first failure takes to be logged.
+    monkeypatch.setattr(batcher_module, "_TURN_SECONDS", 60)
+
+    def fails() -> None:
+        raise failure
+
+    network.during = fails
+    first, again = item_of(10), replace(item_of(20), attempt=2)
+    push(valkey, again)
+    push(valkey, first)
+    ended: list[bool] = []
+    batcher = batcher_of(client, network, batch_limit=1, end=lambda: ended.append(True))
+    with pytest.raises(OutOfMemoryError):
+        batcher.run(QUEUE)
+    assert ended == [True]
+    (reply,) = replies(client).values()
+    assert (reply.id, reply.error and reply.error[0]) == (again.id, "internal_error")
+    assert client.smembers(redis_keys.claims("w1")) == {first.id}
+
+
+def test_batch_too_large_for_the_memory_runs_image_by_image(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    def fails_together() -> None:
+        if network.batches[-1] > 1:
+            raise MemoryError
+
+    network.during = fails_together
+    push(valkey, *map(item_of, (10, 20, 30)))
+    assert batcher_of(client, network).run(QUEUE) == 3
+    assert all(reply.error is None for reply in replies(client).values())
 
 
 def test_batches_and_failures_are_counted(
@@ -279,14 +197,14 @@ def test_scheduled_queue_ends_the_lingering(
     stopping = Event()
     stopping.set()
     forwarder = RecordingForwarder()
-    batcher = batcher_of(client, network, forwarder=forwarder, linger_seconds=5, stopping=stopping)
+    batcher = batcher_of(client, network, forwarder=forwarder, linger_seconds=60, stopping=stopping)
     batcher.run(OTHER)
     stopping.clear()
-    client.set(OTHER.scheduled_key, 1)
+    with_client(valkey, lambda s: s.push(OTHER, [item_of(1)], seconds=30))
     push(valkey, item_of(1))
     began = time.monotonic()
     assert batcher.run(QUEUE) == 1
-    assert time.monotonic() - began < 10, "it does not linger while another queue waits"
+    assert time.monotonic() - began < 30, "it does not linger while another queue waits"
     assert forwarder.scheduled == []
 
 
@@ -388,72 +306,6 @@ def test_images_of_a_version_without_alias_are_rejected(
     assert client.scard(redis_keys.claims("w1")) == 0
 
 
-def explain_item(class_index: int, note: bytes = b"grad_cam") -> Item:
-    return replace(item_of(1), class_index=class_index, note=note)
-
-
-def push_explain(valkey: RealValkey, operation: Operation, *items: Item) -> QueueName:
-    queue = QueueName("squeezenet", 1, operation)
-    with_client(valkey, lambda s: s.push(queue, items, seconds=30))
-    return queue
-
-
-def test_items_of_different_classes_share_a_batch(
-    valkey: RealValkey, client: redis.Redis, network: Mean
-) -> None:
-    explainer = StubExplainer()
-    items = [explain_item(3), explain_item(281), explain_item(-1), explain_item(5, b"hires_cam")]
-    queue = push_explain(valkey, "heatmap", *items)
-    batcher_of(client, network, explainer=explainer).run(queue)
-    assert explainer.batches == [("heatmap", [3, 281, -1]), ("heatmap", [5])]
-    received = replies(client)
-    for item in items:
-        vector = received[item.id].vector
-        assert vector is not None
-        assert vector.tolist() == [item.class_index] * 4
-        assert received[item.id].note == b"a note"
-
-
-def test_unknown_layer_fails_only_its_own_item(
-    valkey: RealValkey, client: redis.Redis, network: Mean
-) -> None:
-    good, bad = explain_item(1), explain_item(1, b"no such layer")
-    batcher_of(client, network).run(push_explain(valkey, "explain", good, bad))
-    received = replies(client)
-    assert received[good.id].vector is not None
-    assert (received[bad.id].error or ("",))[0] == "layer_not_found"
-
-
-def test_study_runs_alone_and_yields_to_faster_queues(
-    valkey: RealValkey, client: redis.Redis, network: Mean
-) -> None:
-    explainer, quick = StubExplainer(), item_of(9)
-    queue = push_explain(valkey, "study", explain_item(1), explain_item(2))
-    taken: list[int] = []
-
-    def during(run_faster: Callable[[], None]) -> None:
-        taken.append(client.llen(queue.key))
-        push(valkey, quick)
-        run_faster()
-        assert quick.id in replies(client), "answered in the middle of the study"
-        explainer.during = lambda _: None
-
-    explainer.during = during
-    batcher_of(client, network, explainer=explainer).run(queue)
-    assert taken == [1], "another worker may take the other one"
-    assert explainer.batches == [("study", [1]), ("study", [2])]
-
-
-def test_study_does_not_yield_to_another_study(
-    valkey: RealValkey, client: redis.Redis, network: Mean
-) -> None:
-    explainer = StubExplainer()
-    queue = push_explain(valkey, "study", explain_item(1), explain_item(2))
-    explainer.during = lambda run_faster: (client.set(queue.scheduled_key, 1), run_faster())
-    batcher_of(client, network, explainer=explainer).run(queue)
-    assert explainer.batches == [("study", [1]), ("study", [2])], "one after the other"
-
-
 def test_push_wakes_a_lingering_batcher(
     valkey: RealValkey, client: redis.Redis, network: Mean
 ) -> None:
@@ -465,7 +317,7 @@ def test_push_wakes_a_lingering_batcher(
     assert batcher.run(QUEUE) == 2
     assert time.monotonic() - began < 30
     later.join()
-    assert client.keys("*:bell") == []
+    assert client.keys("*bell*") == []
 
 
 def test_push_to_another_queue_ends_the_lingering(

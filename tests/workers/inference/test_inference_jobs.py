@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from contracts.jobs import Job
 from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, pack_bundle
 from database.engine import open_engine
+from database.installation import FILE, adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
@@ -51,8 +51,9 @@ class JobWorker:
         url = f"sqlite:///{home / 'opsin.db'}"
         upgrade(url)
         self.engine = open_engine(url)
+        adopt(self.engine, home)
         self.files = JobFiles(home / "jobs")
-        self.client = redis.Redis.from_url(valkey.url)
+        self.client = valkey.client()
         self.jobs = Jobs(self.engine, lambda: datetime.now(UTC), self.files)
         models = LoadedModels()
         models.add("bright", Network())  # type: ignore[arg-type]
@@ -105,6 +106,12 @@ def test_job_without_images_fails_with_a_reason(worker: JobWorker) -> None:
     assert job.state == "failed"
     assert job.error is not None
     assert "Send them again" in job.error.detail
+
+
+def test_job_without_images_is_tried_again_while_the_home_is_missing(worker: JobWorker) -> None:
+    job_id = worker.create(stored=False, pushed=False)
+    (worker.files.root.parent / FILE).unlink()
+    assert worker.run(job_id).state == "running", "until its lease expires"
 
 
 def test_truncated_file_counts_as_missing(worker: JobWorker) -> None:

@@ -19,8 +19,14 @@ from contracts.queue.messages import Pixels, Vector
 from models.store.labels import Label
 from models.store.store import Store
 from tests.models.drafts import DRAFT, write_files
-from workers.inference.loaded_models import LoadedModels
-from workers.inference.model_manager import GRACE_SECONDS, METRICS_SECONDS, ModelManager
+from workers.inference.loaded_models import LoadedModels, SharedBase
+from workers.inference.model_manager import (
+    FIRST_RETRY_SECONDS,
+    GRACE_SECONDS,
+    LAST_RETRY_SECONDS,
+    METRICS_SECONDS,
+    ModelManager,
+)
 
 
 class StubPredictor:
@@ -31,12 +37,28 @@ class StubPredictor:
     runtime = "none"
     runtime_reason: str | None = None
     batch_sizes = (1,)
+    batch_limit = 16
+    batch_threads = 1
+    base: SharedBase | None = None
 
     def __init__(self, manifest: Manifest) -> None:
         self.manifest, self.version = manifest, manifest.version
         self.itself: StubPredictor | None = None
 
     def run(self, operation: VectorOperation, images: Pixels) -> Vector:
+        return np.zeros((len(images), 2), np.float32)
+
+    def finish(self, operation: VectorOperation, base_output: Vector) -> Vector:
+        return base_output
+
+
+class StubBase:
+    """A base that computes nothing."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+
+    def run(self, images: Pixels) -> Vector:
         return np.zeros((len(images), 2), np.float32)
 
 
@@ -49,6 +71,10 @@ class ManagedPets:
     waiting: int = 0
     loads: list[int] = field(default_factory=list)
     broken: set[int] = field(default_factory=set)
+    bases: dict[str, str] = field(default_factory=dict)
+    """The digest of each model's base, once it is in the store and again once it is loaded."""
+    undivided: set[str] = field(default_factory=set)
+    """Models that turn out to share nothing."""
     reports: list[tuple[HeldModel, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,6 +89,7 @@ class ManagedPets:
             heartbeat=self,
             clock=lambda: self.now,
             max_trained=2,
+            base_of=lambda model, _version: self.bases.get(model),
             metrics=self.metrics,
         )
 
@@ -76,7 +103,10 @@ class ManagedPets:
         self.loads.append(version)
         if version in self.broken:
             raise VersionNotFound(f"Version {version} is damaged.")
-        return StubPredictor(self.store.manifest(model, version))
+        predictor = StubPredictor(self.store.manifest(model, version))
+        if model in self.bases and model not in self.undivided:
+            predictor.base = StubBase(self.bases[model])
+        return predictor
 
     def publish(self, model: str = "pets") -> int:
         with self.store.staging() as folder:
@@ -171,6 +201,26 @@ def test_failed_version_leaves_the_previous_one_active(pets: ManagedPets) -> Non
     assert pets.after(0) == [1, 2], "promoted again, it is tried again"
 
 
+def test_a_version_that_failed_to_load_is_tried_again_after_growing_pauses(
+    pets: ManagedPets,
+) -> None:
+    pets.broken = {2}
+    pets.store.promote("pets", 2)
+    assert pets.after(0) == [1]
+    pause = FIRST_RETRY_SECONDS
+    for attempts in (1, 2, 3):
+        pets.after(pause - 1)
+        assert pets.loads.count(2) == attempts
+        pets.after(1)
+        assert pets.loads.count(2) == attempts + 1
+        pause = min(2 * pause, LAST_RETRY_SECONDS)
+    assert pets.states() == {1: "ready", 2: "unavailable"}
+    pets.broken = set()
+    assert pets.after(LAST_RETRY_SECONDS) == [1, 2]
+    assert pets.active() == {"champion": 2}
+    assert pets.states() == {1: "ready", 2: "ready"}
+
+
 def test_version_without_alias_is_evicted(pets: ManagedPets) -> None:
     pets.store.drop_alias("pets", "champion")
     pets.after(0)
@@ -250,6 +300,43 @@ def test_trained_models_promoted_longest_ago_are_evicted(pets: ManagedPets) -> N
     assert [pets.loaded.versions(one) for one in ("first", "second", "third")] == [[1], [], [1]]
 
 
+def test_models_that_share_a_base_take_little_of_the_limit(pets: ManagedPets) -> None:
+    """Of two places, one base takes one, and each further model on it a sixteenth."""
+    names = [f"shared-{number:02}" for number in range(18)]
+    for age, model in enumerate([*names, "own", "older"]):
+        pets.bases |= {model: "the base"} if model in names else {}
+        pets.publish(model)
+        pets.store.promote(model, 1)
+        moment = 1_000_000_000 - age
+        os.utime(pets.store.path(model, 1).parent / "aliases.json", (moment, moment))
+    pets.after(1)
+    pets.after(1)  # the bases of loaded versions count, too
+    held = [model for model in (*names, "own", "older") if pets.loaded.versions(model)]
+    assert held == names[:17]
+    pets.store.promote("own", 1)
+    pets.after(1)
+    pets.after(2 * GRACE_SECONDS)
+    held = [model for model in (*names, "own", "older") if pets.loaded.versions(model)]
+    assert held == [names[0], "own"]
+
+
+def test_a_model_that_shares_nothing_after_all_is_not_loaded_again_and_again(
+    pets: ManagedPets,
+) -> None:
+    """Such as one that is served in int8 since the settings changed."""
+    for age, model in enumerate(("first", "second", "third")):
+        pets.bases[model] = "the base"
+        pets.publish(model)
+        pets.store.promote(model, 1)
+        moment = 1_000_000_000 - age
+        os.utime(pets.store.path(model, 1).parent / "aliases.json", (moment, moment))
+    pets.undivided.add("third")
+    for _ in range(6):
+        pets.after(GRACE_SECONDS)
+    assert pets.counted("version_loads_total")["third", "success"] == 1
+    assert [name for name in pets.bases if pets.loaded.versions(name)] == ["first", "second"]
+
+
 def test_loads_and_evictions_are_counted_and_series_go_with_their_version(
     pets: ManagedPets,
 ) -> None:
@@ -287,3 +374,15 @@ def test_series_of_a_deleted_model_go(pets: ManagedPets) -> None:
     assert ("mine", "success") in pets.counted("version_loads_total"), "others still hold it"
     pets.after(METRICS_SECONDS + 1)
     assert pets.counted("version_loads_total") == {("pets", "success"): 1}
+
+
+def test_a_look_at_many_models_reports_once(pets: ManagedPets) -> None:
+    """Each report names every version, and a worker may hold hundreds."""
+    for name in ("cats", "dogs"):
+        pets.publish(name)
+        pets.store.promote(name, 1)
+    pets.after(1)
+    before = len(pets.reports)
+    pets.after(1)
+    assert len(pets.reports) - before == 1
+    assert {held.name for held in pets.reports[-1]} == {"pets", "cats", "dogs"}

@@ -12,6 +12,7 @@ from models.serving.runtime import RuntimeOptions
 from models.store.store import Store
 from tests.models import keras_warnings
 from tests.models.explain.versions import published, tiny
+from workers.inference import preload
 from workers.inference.loaded_models import LoadedModels
 from workers.inference.preload import (
     IDLE_SECONDS,
@@ -40,14 +41,14 @@ class Worker:
         self.predictor = VersionPredictor(
             root / "tiny" / "1", max_batch_size=4, options=RuntimeOptions(runtime="openvino")
         )
-        models = LoadedModels()
-        models.add("tiny", self.predictor)
+        self.models = LoadedModels()
+        self.models.add("tiny", self.predictor)
         self.batcher = SimpleNamespace(idle_seconds=IDLE_SECONDS)
         self.manager = SimpleNamespace(is_loading=False)
         self.available = 100 * GIB
         self.now = 0.0
         self.preloader = Preloader(
-            models,
+            self.models,
             Store(root),
             mode,
             batcher=self.batcher,
@@ -77,6 +78,25 @@ def test_without_spare_memory_only_mode_on_loads(
     worker.available = 0.5 * GIB
     worker.preloader.run_once()
     assert worker.predictor.can_explain() == loads
+
+
+@pytest.mark.parametrize(("mode", "loaded"), [("auto", 1), ("on", 2)])
+def test_few_versions_of_a_shared_base_are_preloaded(
+    mode: PreloadMode, loaded: int, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preload, "PRELOADED_HEADS", 1)
+    worker = Worker(root, mode)
+    second = Worker(root).predictor
+    assert second.base is not None
+    assert second.base is worker.predictor.base
+    second.version = 2
+    worker.models.add("tiny", second)
+    monkeypatch.setattr(worker.preloader, "_required_bytes", lambda *_: 0)
+    for _ in range(3):
+        worker.preloader.run_once()
+    assert worker.predictor.can_explain() + second.can_explain() == loaded
+    second.load_explain()  # as a request does
+    assert second.can_explain()
 
 
 def test_memory_is_checked_again_later(root: Path) -> None:

@@ -24,11 +24,11 @@ def test_batches_are_counted_by_version_and_size() -> None:
 
 def test_only_so_many_versions_are_counted() -> None:
     statistics = InferenceStatistics()
-    for number in range(100):
+    for number in range(300):
         record(statistics, f"model-{number}", size=1, at=number)
-    record(statistics, "model-99", size=1, at=101)
+    record(statistics, "model-299", size=1, at=301)
     names = [one.model for one in statistics.read()]
-    assert names == [f"model-{number}" for number in range(36, 100)]
+    assert names == [f"model-{number}" for number in range(44, 300)]
 
 
 def test_a_heartbeat_of_an_earlier_release_has_no_statistics() -> None:

@@ -26,6 +26,12 @@ KINDS = {
     "style_transfer": "no.such.module:run",
 }
 
+MEMORY = dict.fromkeys(KINDS, f"{__name__}:memory")
+
+
+def memory(work: Work, settings: Settings) -> int:
+    return int(work.request.get("memory", 0))
+
 
 def count(work: Work, settings: Settings) -> dict[str, Any]:
     """Counts to `steps`, with a checkpoint, a metrics row and an artifact at each step."""

@@ -9,7 +9,7 @@ from contracts.errors import DiskUnusable
 from contracts.jobs import Progress
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease
-from workers.jobs.context import ElapsedTime, LeasedWork
+from workers.jobs.context import ElapsedTime, LeasedWork, run_seconds
 
 
 class Clock:
@@ -32,6 +32,20 @@ def test_only_running_time_is_counted(tmp_path: Path) -> None:
     clock.now += 12
     second.save()
     assert ElapsedTime(tmp_path, clock).seconds == 42
+
+
+def test_a_pause_is_not_counted(tmp_path: Path) -> None:
+    clock = Clock()
+    elapsed = ElapsedTime(tmp_path, clock)
+    clock.now += 10
+    elapsed.pause()
+    clock.now += 3600
+    assert (elapsed.seconds, elapsed.is_paused) == (10, True)
+    elapsed.save()
+    assert run_seconds(tmp_path) == 10
+    elapsed.resume()
+    clock.now += 5
+    assert (elapsed.seconds, elapsed.is_paused, elapsed.paused_seconds) == (15, False, 3600)
 
 
 def test_file_that_is_damaged_or_not_writable_is_ignored(tmp_path: Path) -> None:

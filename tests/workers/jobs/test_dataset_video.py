@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -128,6 +129,23 @@ def test_at_most_so_many_and_a_part_of_each(
     assert result["frames"]["read"] == 4
     with pytest.raises(InvalidVideo, match="160 x 120"):
         run(work_on(tmp_path / "other", video, dataset, region="100,0,100,50"), settings)
+
+
+def test_a_part_of_a_very_wide_video_is_in_its_own_pixels(
+    tmp_path: Path, settings: Settings, dataset: str
+) -> None:
+    pixels = np.full((32, 16384, 3), 60, np.uint8)
+    pixels[:, 12000:12064] = 200
+    video = write_video(tmp_path / "wide.avi", iter([pixels] * FPS), FPS)
+    work = work_on(tmp_path / "job", video, dataset, max_frames=1, region="12000,0,64,32")
+    assert run(work, settings)["added"] == 1
+    store = DatasetStore.of(settings)
+    (file,) = store.listing(dataset).files
+    assert (file.width, file.height) == (64, 32)
+    assert file.sha256 is not None
+    image = cv2.imread(str(store.image_path(dataset, file.sha256)))
+    assert image is not None
+    assert image.mean() > 190
 
 
 def test_a_job_that_ends_early_adds_nothing(

@@ -26,6 +26,22 @@ def test_room_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert becomes_usable([tmp_path], 20, lambda: None)
 
 
+def test_room_on_another_disk_does_not_end_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, other = tmp_path / "full", tmp_path / "other"
+    full.mkdir()
+    other.mkdir()
+    ballast, room = full / "ballast", iter([100, 200])
+    ballast.touch()
+    monkeypatch.setattr(
+        disk, "_free", lambda folder: (0 if folder == full else next(room, 200)) * MIB
+    )
+    monkeypatch.setattr(disk, "_can_write", lambda folder: folder != full or not ballast.exists())
+    Timer(1.5, ballast.unlink).start()
+    assert becomes_usable([full, other], 20, lambda: None)
+
+
 def test_room_is_measured_on_the_folders_disk(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     assert disk._free(tmp_path) == pytest.approx(free, abs=10 * 1024 * MIB)

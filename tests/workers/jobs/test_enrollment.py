@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from contracts.errors import Conflict, InvalidVideo, LowQualityFace, ManyFaces, NoFace
 from contracts.faces.consent import NewConsent, NewPolicy
@@ -27,6 +27,8 @@ from contracts.settings import Settings
 from contracts.work import WorkStoppedError
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
+from database.faces.template_rows import Damaged
+from database.installation import adopt
 from database.migrations import upgrade
 from models.faces.detection.detection import DetectedFace
 from tests.models.faces.rendering import write_video
@@ -181,6 +183,7 @@ def env(tmp_path: Path) -> Iterator[Environment]:
     settings = Settings(_env_file=None, home=tmp_path)
     upgrade(settings.database)
     engine = open_engine(settings.database)
+    adopt(engine, settings.home)
     folder = tmp_path / "work"
     folder.mkdir()
     yield Environment(
@@ -311,6 +314,31 @@ def test_only_the_own_frames_of_a_clip_are_accepted(env: Environment) -> None:
     assert result.frames.rejected["different_person"] == 1
     templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
     assert [float(one.vector @ own.vector) > 0.99 for one in templates] == [True, True]
+
+
+def test_an_enrollment_replaces_a_damaged_template(env: Environment) -> None:
+    ada = env.subject("Ada")
+    env.images(ada, [png(make_frame(1))])
+    env.images(ada, [png(make_frame(1))], job_id="job_second")
+    first, second = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
+    damage(env, first.id)
+    env.images(ada, [png(make_frame(1))], job_id="job_third")
+    templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
+    assert [second.id in {one.id for one in templates}, len(templates)] == [True, 2]
+
+
+def test_nobody_is_enrolled_as_a_subject_whose_templates_are_all_damaged(env: Environment) -> None:
+    ada = env.subject("Ada")
+    env.images(ada, [png(make_frame(1))])
+    damage(env, env.faces.templates.of_subject(ada, embedder=EMBEDDER)[0].id)
+    with pytest.raises(Damaged, match="Delete the subject"):
+        env.images(ada, [png(make_frame(2))], job_id="job_other")
+
+
+def damage(env: Environment, template_id: str) -> None:
+    with env.engine.begin() as connection:
+        junk = text("UPDATE face_templates SET sealed = :junk WHERE id = :id")
+        connection.execute(junk, {"junk": b"junk", "id": template_id})
 
 
 def test_templates_of_an_earlier_embedder_are_ignored(env: Environment) -> None:

@@ -17,6 +17,7 @@ from contracts.settings import Settings
 from contracts.training.training_result import TrainingResult
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
+from database.installation import adopt
 from database.migrations import upgrade
 from models.faces.provenance import TrainedVersion, versions_trained_on
 from models.store.store import Store
@@ -49,6 +50,7 @@ def settings(tmp_path: Path) -> Settings:
 def faces(settings: Settings) -> Iterator[FaceRepositories]:
     upgrade(settings.database)
     engine = open_engine(settings.database)
+    adopt(engine, settings.home)
     yield FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     engine.dispose()
 
@@ -116,6 +118,17 @@ def test_a_model_is_trained_and_no_image_leaves_the_process(
     for path in settings.home.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(one in content for one in frames | pixels), path
+
+
+@pytest.mark.parametrize("fault", ["damaged", "lost"])
+def test_a_frame_that_cannot_be_read_is_left_out(
+    settings: Settings, faces: FaceRepositories, subjects: tuple[str, ...], fault: str
+) -> None:
+    ids = faces.frames.ids_of_subject(subjects[0])
+    path = settings.faces_home / subjects[0] / ids[0]
+    path.unlink() if fault == "lost" else path.write_bytes(b"\x01\x00" + bytes(40))
+    source = source_of(work_of(settings, subjects), faces, subjects)
+    assert [file_id for file_id, _ in source._portraits(subjects[0])] == ids[1:]
 
 
 @pytest.mark.parametrize("moment", ["publish", "promote"])

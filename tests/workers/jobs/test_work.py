@@ -2,15 +2,9 @@
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -18,115 +12,15 @@ import pytest
 from sqlalchemy import update
 
 from contracts.errors import Unavailable
-from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind
-from contracts.queue.celery import celery_app
-from contracts.queue.redis_keys import TASK_NOTIFY
-from contracts.settings import MIB, Settings
-from contracts.tracing.origin import NO_ORIGIN, Origin, TraceContext, current_origin, set_origin
-from database.engine import open_engine, writing
-from database.jobs.files import JobFiles
-from database.jobs.jobs import Jobs, new_job_id
-from database.jobs.leases import MAX_CRASHES, MAX_STALLED_ATTEMPTS, Leases
-from database.migrations import upgrade
+from contracts.jobs import FINISHED, Job, JobKind
+from contracts.settings import MIB
+from contracts.tracing.origin import NO_ORIGIN, Origin, TraceContext, set_origin
+from database.engine import writing
+from database.installation import FILE
+from database.jobs.leases import MAX_CRASHES, MAX_STALLED_ATTEMPTS
 from database.tables import JobRecord
 from tests.collector import collecting
-from tests.valkey import RealValkey
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-class Installation:
-    """One installation: its database, its Valkey and the job workers that a test starts."""
-
-    def __init__(self, home: Path, valkey: RealValkey) -> None:
-        self.valkey = valkey
-        self.home = home
-        self.settings = Settings(home=home, redis_url=valkey.url, shutdown_seconds=2)
-        upgrade(self.settings.database)
-        self.engine = open_engine(self.settings.database)
-        self.files = JobFiles(self.settings.jobs_home)
-        self.jobs = Jobs(self.engine, self.now, self.files)
-        self.leases = Leases(self.engine, self.now)
-        self.celery = celery_app(valkey.url)
-        self.workers: list[subprocess.Popen[bytes]] = []
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)
-
-    def worker(self, **settings: object) -> subprocess.Popen[bytes]:
-        variables = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
-        environment = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "OPSIN_HOME": str(self.home),
-            "OPSIN_REDIS_URL": self.valkey.url,
-            "OPSIN_SHUTDOWN_SECONDS": "2",
-            "OPSIN_JOB_NICENESS": "0",
-        }
-        with (self.home / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "tests/workers/jobs/job_worker.py"],
-                cwd=ROOT,
-                env=environment | variables,
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
-        self.workers.append(process)
-        return process
-
-    def submit(self, kind: JobKind, inputs: dict[str, bytes] | None = None, **request: Any) -> str:
-        """Submit a job like `service.jobs.queue`: files, row, notification."""
-        job_id = new_job_id()
-        self.files.store_inputs(job_id, inputs or {})
-        self.jobs.create(kind, request, limit=50, job_id=job_id, origin=current_origin())
-        queue = WORK_QUEUES[kind]
-        with suppress(Exception):  # the worker also polls, in case Valkey is down
-            self.celery.send_task(TASK_NOTIFY, args=[queue], queue=queue)
-        return job_id
-
-    def until(self, job_id: str, check: Callable[[Job], object], seconds: float = 60) -> Job:
-        deadline = time.monotonic() + seconds
-        while True:
-            job = self.jobs.get(job_id)
-            if check(job):
-                return job
-            assert time.monotonic() < deadline, (job, (self.home / "worker.log").read_text())
-            time.sleep(0.02)
-
-    def wait(self, check: Callable[[], object], seconds: float = 20) -> None:
-        deadline = time.monotonic() + seconds
-        while not check():
-            assert time.monotonic() < deadline, (self.home / "worker.log").read_text()
-            time.sleep(0.02)
-
-    def finish(self, job_id: str, seconds: float = 60) -> Job:
-        return self.until(job_id, lambda job: job.state in FINISHED, seconds)
-
-    def children(self, job_id: str) -> list[psutil.Process]:
-        processes = []
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if job_id in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                    processes.append(process)
-        return processes
-
-    def close(self) -> None:
-        for worker in self.workers:
-            if worker.poll() is None:
-                worker.kill()
-            worker.wait(10)
-        for job in self.jobs.list().items:
-            for child in self.children(job.id):
-                child.kill()  # suspended by a test that failed
-        self.celery.close()
-        self.engine.dispose()
-
-
-@pytest.fixture
-def installation(tmp_path: Path, valkey: RealValkey) -> Iterator[Installation]:
-    installation = Installation(tmp_path, valkey)
-    yield installation
-    installation.close()
+from tests.workers.jobs.installation import Installation
 
 
 def test_job_runs_from_input_to_result(installation: Installation) -> None:
@@ -491,3 +385,37 @@ def test_a_trace_tells_of_every_attempt_even_of_one_that_was_killed(
     assert {line["event"] for line in about} >= {"child_started", "child_lost", "job_ended"}
     for line in about:
         assert (line["request_id"], line["trace_id"]) == ("the-request", request.trace_id), line
+
+
+def test_a_slot_survives_a_disk_that_fails_for_a_moment(installation: Installation) -> None:
+    marker = installation.home / FILE
+    installation.worker()
+    installation.finish(installation.submit("training", steps=1, pause=0))
+    marker.rename(aside := installation.home / "aside")
+    marker.mkdir()  # reading it fails, though it is not missing
+    waiting = installation.submit("training", steps=1, pause=0)
+    log = installation.home / "worker.log"
+    installation.wait(lambda: "home_missing" in log.read_text())
+    assert installation.jobs.get(waiting).state == "queued"
+    marker.rmdir()
+    aside.rename(marker)
+    assert installation.finish(waiting, 20).state == "succeeded"
+
+
+def test_no_job_ends_while_the_home_is_missing(installation: Installation) -> None:
+    """One that runs while its disk is unmounted, and one that is not begun meanwhile."""
+    marker = installation.home / FILE
+    installation.worker()
+    running = installation.submit("training", steps=30, pause=0.05)
+    installation.until(running, lambda job: job.metrics)
+    marker.rename(aside := installation.home / "aside")
+    installation.wait(lambda: not installation.leases.holders())
+    waiting = installation.submit("training", steps=1, pause=0)
+    time.sleep(2)
+    assert not installation.leases.holders()
+    assert installation.jobs.get(running).finished_at is None
+    assert installation.jobs.get(waiting).state == "queued"
+    aside.rename(marker)
+    for job_id in (running, waiting):
+        job = installation.finish(job_id)
+        assert job.state == "succeeded", job.error

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import InvalidArchive
+from models.datasets.archives import tar
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import photo, tarred, tree, zipped
@@ -145,3 +146,15 @@ def test_another_file_is_refused_with_what_it_is(
         store.create("x", path)
     assert word in refused.value.detail
     assert "zip" in refused.value.detail
+
+
+@pytest.mark.parametrize("chunk", [7, 8, 9, 10, 11])
+def test_a_gzip_of_several_members_may_end_anywhere_in_what_is_read(
+    store: DatasetStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """As bgzip and `cat a.gz b.gz` make them: one in 65,536 ended a byte before what was read."""
+    monkeypatch.setattr(tar, "_CHUNK", chunk)
+    packed, path = tarred(GOOD), tmp_path / "x.tar.gz"
+    parts = [packed[at : at + 1000] for at in range(0, len(packed), 1000)]
+    path.write_bytes((b"\0" * 3).join(map(gzip.compress, parts)))
+    assert len(store.create("x", path).files) == len(GOOD)

@@ -31,6 +31,7 @@ ENCODERS = {
     "3gp": "mpeg4",
     "avi": "mjpeg",
 }
+CLUSTER = b"\x1f\x43\xb6\x75"
 SOUND = {"webm": ("libopus", 48000), "matroska": ("aac", 48000), "mp4": ("aac", 48000)}
 LIVE = {"webm": {"live": "1"}, "mp4": {"movflags": "frag_every_frame+empty_moov+default_base_moof"}}
 
@@ -224,6 +225,20 @@ def test_a_clip_that_was_cut_off_is_refused(container: str, live: bool, part: fl
     with pytest.raises(InvalidVideo) as caught:
         read(data[: int(len(data) * part)])
     assert caught.value.detail == FAULTS["truncated"]
+
+
+def test_packets_that_hold_nothing_are_not_decoded_endlessly() -> None:
+    """Lacing: a byte of the file for each packet, and much more time."""
+    clip = record("matroska")
+    head = bytearray(clip[: clip.index(CLUSTER)])
+    segment = head.index(b"\x18\x53\x80\x67") + 4
+    head[segment : segment + 8] = b"\x01" + b"\xff" * 7
+    block = b"\x81\x00\x00\x04\xff" + b"\x00" * 256
+    cluster = b"\xe7\x81\x00" + (b"\xa3" + struct.pack(">I", 1 << 28 | len(block)) + block) * 60
+    data = bytes(head) + CLUSTER + struct.pack(">I", 1 << 28 | len(cluster)) + cluster
+    with pytest.raises(InvalidVideo) as refused:
+        list(read_frames(data, VideoLimits()))
+    assert str(refused.value) == FAULTS["too_many_parts"]
 
 
 def test_the_size_may_change_within_a_clip() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from models.faces.liveness.video_formats import AVI, MP4, WEBM, VideoFormat
-from models.faces.liveness.video_structure import is_cut_off
+from models.faces.liveness.video_structure import is_cut_off, is_endless
 
 EBML = b"\x1aE\xdf\xa3\x84webm"
 SEGMENT, CLUSTER = b"\x18S\x80g", b"\x1fC\xb6u"
@@ -79,3 +79,12 @@ def test_millions_of_elements_take_no_longer(kind: VideoFormat, data: bytes) -> 
     started = time.process_time()
     assert is_cut_off(data, kind) is False
     assert time.process_time() - started < 1
+
+
+def test_fragments_without_frames_are_endless() -> None:
+    """FFmpeg reads all of them before the first frame, in quadratic time."""
+    fragment, frames = box(b"moof", 8, b""), box(b"mdat", 8, b"")
+    head = box(b"ftyp", 8, b"") + box(b"moov", 8, b"")
+    assert is_endless(head + fragment * 100_000, MP4)
+    assert not is_endless(head + (fragment + frames) * 10_000, MP4)
+    assert not is_endless(EBML + SEGMENT + UNKNOWN, WEBM)

@@ -19,7 +19,7 @@ from models.networks.preprocessing import prepare
 from models.training.data.feature_cache import FeatureCache
 from models.training.data.features import FeatureExtractor
 from models.training.exported import decode_examples
-from models.training.loop.phase import class_weights
+from models.training.loop.phase import class_weights, predict_batches
 from models.training.loop.progress import LoggedWork
 from models.training.loop.trainer import TrainingEnvironment, train
 from models.training.report.event_log import EventLog
@@ -387,6 +387,29 @@ def test_without_validation_the_training_loss_decides(
     assert [row["val_loss"] for row in work.rows] == [None, None]
     assert list(trained.evaluations) == ["train"]
     assert trained.best_epochs["scratch"] == 2
+
+
+def test_evaluations_have_no_larger_batches_than_the_training(
+    dataset: Dataset,
+    work: RecordingWork,
+    environment: TrainingEnvironment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A training may have given back the memory that it has not trained with."""
+    sizes: list[int] = []
+
+    def recorded(learner: Any, labeled: Any, size: int, work: Any) -> Any:
+        sizes.append(size)
+        return predict_batches(learner, labeled, size, work)
+
+    monkeypatch.setattr("models.training.loop.trainer.predict_batches", recorded)
+    images = dataset.of("train")
+    few = {example.label: example for example in images}.values()
+    test = [replace(image, split="test") for image in images if image not in few]
+    split = replace(dataset, examples=(*few, *test))
+    train(small_request(epochs={"scratch": 1}, batch_size=64), split, work, environment)
+    assert len(test) > len(few)
+    assert sizes == [len(few)] * 2
 
 
 def test_missing_weights_error_names_the_command(

@@ -52,6 +52,15 @@ def test_a_calibration_is_a_job_and_a_repeated_key_returns_it(
     assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
 
 
+def test_a_calibration_has_as_many_groups_as_it_may(client: httpx.Client) -> None:
+    """The limit of the values in a body counts commas, which names have too."""
+    for count, status in ((10_000, 404), (10_001, 422), (31_000, 413)):
+        groups = {f"Doe, {number}": "40, over" for number in range(count)}
+        body = {"dataset_id": "ds_none", "target_fmr": 0.01, "groups": groups}
+        answer = client.post(URL, json=body)
+        assert answer.status_code == status, answer.text[:300]
+
+
 @pytest.mark.parametrize(
     ("change", "status", "code", "detail"),
     [

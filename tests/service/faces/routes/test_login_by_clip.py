@@ -1,5 +1,6 @@
 """A login by clip over HTTP: challenge, clip, decision. The worker is a fake."""
 
+import base64
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,9 @@ import httpx
 import jwt
 import pytest
 import redis
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from jwt.algorithms import ECAlgorithm
 from sqlalchemy import update
 
 from contracts.errors import InternalError, QueueFull
@@ -209,6 +213,30 @@ def test_a_clip_that_no_worker_could_judge_does_not_use_up_the_challenge(
     fakes.dispatcher.answers = []
     assert login(client, ada, created, clip_of(ADA)).json()["decision"] == "match"
     assert login(client, ada, created, clip_of(ADA)).status_code == 409
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_clip_that_was_not_judged_in_time_does_not_use_up_the_challenge(
+    client: httpx.Client, fakes: FakeServices, ada: str, *, signed: bool
+) -> None:
+    """The deadline cancels the request, wherever it waits at that moment."""
+    more, created = {}, challenge(client, ada)
+    if signed:
+        key = generate_private_key(SECP256R1())
+        public = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+        device = {"device_id": "phone", "public_key": public}
+        client.post(f"{URL}/subjects/{ada}/devices", json=device).raise_for_status()
+        signature = key.sign(created["nonce"].encode(), ECDSA(SHA256()))
+        more = {"signature": base64.urlsafe_b64encode(signature).decode()}
+    fakes.dispatcher.delay = 5
+    client.headers["X-Timeout-Ms"] = "300"
+    answer = login(client, ada, created, clip_of(ADA), **more)
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+    assert fakes.dispatcher.cancelled == 1
+    fakes.dispatcher.delay = 0
+    del client.headers["X-Timeout-Ms"]
+    assert login(client, ada, created, clip_of(ADA), **more).json()["decision"] == "match"
+    assert login(client, ada, created, clip_of(ADA), **more).status_code == 409
 
 
 def test_malformed_answers_are_refused(client: httpx.Client, fakes: FakeServices, ada: str) -> None:

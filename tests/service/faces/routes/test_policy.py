@@ -26,8 +26,11 @@ from contracts.faces.subjects import (
 )
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
+from database.engine import writing
+from database.tables import FaceTemplateRecord
 from service.dependencies import Services
 from service.faces import login as login_module
+from service.faces.context import FaceServices
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
 from tests.service.face_replies import clip_of, quality, vector_of
@@ -39,6 +42,7 @@ ADA, BEA = 40, 120
 CONSENT = {"version": "2026-01", "text_digest": "sha256:ab", "by": "desk"}
 PRIVATE = generate_private_key(SECP256R1())
 PUBLIC = ECAlgorithm.to_jwk(PRIVATE.public_key(), as_dict=True)
+OTHER = ECAlgorithm.to_jwk(generate_private_key(SECP256R1()).public_key(), as_dict=True)
 
 
 @pytest.fixture
@@ -197,7 +201,24 @@ def test_no_device_enables_a_face_that_the_operator_disabled(
     assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
 
 
-@pytest.mark.parametrize("what", ["consent", "disabled", "device", "erased"])
+def take_back(faces: FaceServices, subject: str, what: str) -> None:
+    match what:
+        case "consent":
+            faces.subjects.change(subject, SubjectChange(consent=None))
+        case "disabled":
+            faces.subjects.change(subject, SubjectChange(face_disabled=True))
+        case "device":
+            faces.repositories.devices.remove(subject, "phone")
+        case "key":  # a lost phone, whose name the next one gets
+            faces.repositories.devices.remove(subject, "phone")
+            faces.repositories.devices.add(subject, "phone", OTHER)
+        case "factors":
+            faces.repositories.policy.set(NewPolicy(liveness_required=True))
+        case "erased":
+            faces.subjects.erase(subject)
+
+
+@pytest.mark.parametrize("what", ["consent", "disabled", "device", "key", "factors", "erased"])
 def test_what_is_taken_back_while_a_face_is_judged_counts(
     client: httpx.Client,
     fakes: FakeServices,
@@ -215,21 +236,17 @@ def test_what_is_taken_back_while_a_face_is_judged_counts(
 
     async def slow(*args: Any) -> Any:
         verdict = await judge(*args)
-        match what:
-            case "consent":
-                faces.subjects.change(ada, SubjectChange(consent=None))
-            case "disabled":
-                faces.subjects.change(ada, SubjectChange(face_disabled=True))
-            case "device":
-                faces.repositories.devices.remove(ada, "phone")
-            case "erased":
-                faces.subjects.erase(ada)
+        take_back(faces, ada, what)
         return verdict
 
     monkeypatch.setattr(login_module, "judge_evidence", slow)
     answer = login(client, ada, **fields)
     assert "token" not in answer.text
-    refused = {"consent": (409, "conflict"), "erased": (404, "subject_not_found")}
+    refused = {
+        "consent": (409, "conflict"),
+        "factors": (422, "validation_error"),
+        "erased": (404, "subject_not_found"),
+    }
     assert (answer.status_code, answer.json()["code"]) == refused.get(what, (429, "locked_out"))
     if what == "disabled":
         assert client.get(where).json()["face_disabled"] is True
@@ -369,6 +386,34 @@ def test_unused_subjects_are_erased_and_the_audit_says_by_whom(
     assert [event["outcome"] for event in events] == ["erased"]
 
 
+@pytest.mark.parametrize("error", [OSError("the disk is full"), ValueError("damaged aliases")])
+def test_who_cannot_be_erased_keeps_no_other(
+    client: httpx.Client,
+    fakes: FakeServices,
+    ada: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """The one that fails is the first of every run."""
+    bea = client.post(f"{URL}/subjects", json={"name": "Bea"}).json()["id"]
+    fakes.faces.repositories.policy.set(NewPolicy(retention_days=30))
+    standings = fakes.faces.repositories.standings
+    later = datetime.now(UTC) + timedelta(days=31)
+    monkeypatch.setattr(standings, "_clock", lambda: later)
+    monkeypatch.setattr(fakes.faces.repositories.deletion_clock, "now", lambda _=None: later)
+    begin, (first, second) = erasure.begin, standings.unused(30, limit=9)
+    assert {first, second} == {ada, bea}
+
+    async def fail(services: Services, subject_id: str) -> Erased:
+        if subject_id == first:
+            raise error
+        return await begin(services, subject_id)
+
+    monkeypatch.setattr(erasure, "begin", fail)
+    erase_unused(fakes)
+    assert list(standings.of([first, second])) == [first]
+
+
 def test_who_is_identified_counts_as_used(
     client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,6 +467,14 @@ def test_a_malformed_policy_is_refused(client: httpx.Client, sent: dict[str, int
     assert Policy.model_validate(client.get(f"{URL}/policy").json()) == Policy()
 
 
+def test_the_audit_says_who_set_the_threshold(client: httpx.Client) -> None:
+    sent = {"similarity": 0.5, "margin": 0.25}
+    client.put(f"{URL}/threshold", json=sent).raise_for_status()
+    (entry,) = client.get("/v1/audit", params={"action": "face_threshold_set"}).json()["items"]
+    assert (entry["actor"], entry["subject"]) == ("open", "0.5, margin 0.25 (manual)")
+    assert entry["request_id"]
+
+
 def test_an_export_holds_everything_and_is_audited(
     client: httpx.Client, fakes: FakeServices, ada: str
 ) -> None:
@@ -443,6 +496,30 @@ def test_an_export_holds_everything_and_is_audited(
     assert [(event["kind"], event["outcome"]) for event in body["events"]] == [("login", "match")]
     assert client.get("/v1/audit").json()["items"][0]["action"] == "subject_exported"
     assert code(client.get(f"{URL}/subjects/sub_nobody/export"), 404) == "subject_not_found"
+
+
+@pytest.mark.parametrize("fault", ["damaged", "lost"])
+def test_an_export_without_what_is_damaged_says_so(
+    client: httpx.Client, fakes: FakeServices, ada: str, fault: str
+) -> None:
+    faces = fakes.faces
+    new = NewTemplate(vector_of(90), quality(), "image", StoredFrame("image/png", b"another"))
+    (added,) = faces.templates.add(ada, [new], embedder=embedder_of(1))
+    first, second = faces.frames.ids_of_subject(ada)
+    path = faces.frames._files.root / ada / first
+    if fault == "lost":
+        path.unlink()
+    else:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with writing(faces.engine) as session:
+        row = session.get_one(FaceTemplateRecord, added)
+        row.sealed = bytes([*row.sealed[:-1], row.sealed[-1] ^ 1])
+    body = client.get(f"{URL}/subjects/{ada}/export").json()
+    assert [frame["id"] for frame in body["frames"]] == [second]
+    assert len(body["templates"]) == 1
+    assert body["unreadable"] == [added, first]
 
 
 @pytest.mark.parametrize("device", [".", "..", "%2e%2E", " .. "])

@@ -1,0 +1,1 @@
+"""The memory of the machine, and how much of it jobs have reserved. Free of TensorFlow."""
