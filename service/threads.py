@@ -17,6 +17,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHANGING_THREADS = 24
+_MANY_VALUES = 2000  # of a response; to assemble and write them takes milliseconds
 
 CHANGES: ContextVar[bool] = ContextVar("changes", default=False)
 """Whether the request may change something; set by `service.middleware.authentication`."""
@@ -28,6 +29,15 @@ async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P
     """Call a function that blocks in a thread, and return its result."""
     limiter = _changing_threads() if CHANGES.get() else None
     return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=limiter)
+
+
+async def run_by_size(
+    values: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Call a function that handles so many values; in a thread if they would hold up the others."""
+    if values > _MANY_VALUES:
+        return await run_in_threadpool(function, *args, **kwargs)
+    return function(*args, **kwargs)
 
 
 def _changing_threads() -> CapacityLimiter:

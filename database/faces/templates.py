@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
@@ -34,6 +35,8 @@ from database.faces.template_rows import (
 from database.tables import FaceFileRecord, FaceTemplateRecord, SubjectRecord
 
 _LOCK = 0x0951_0005  # see `database.engine.advisory_lock`
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +111,17 @@ class Templates:
         return [row.id for row in rows]
 
     def of_subject(self, subject_id: str, *, embedder: str) -> list[Template]:
-        """The templates of a subject and an embedder, oldest first.
+        """The templates of a subject and an embedder, oldest first, without damaged ones.
 
         Raises:
             SubjectNotFound: There is no such subject.
-            Unavailable: Its key is missing, or one of them is damaged.
+            Unavailable: Its key is missing, or all of them are damaged.
         """
         templates, damaged = self.readable(subject_id, embedder=embedder)
-        if damaged:
+        if damaged and not templates:
             raise damaged_error(f"embedding {damaged[0]}")
+        if damaged:
+            log.warning("templates_unreadable", subject=subject_id, templates=damaged)
         return templates
 
     def readable(self, subject_id: str, *, embedder: str) -> tuple[list[Template], list[str]]:

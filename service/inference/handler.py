@@ -35,6 +35,9 @@ from service.http.server_timing import timing_of
 from service.http.uploads import Upload, read_uploads, request_fingerprint
 from service.inference.decoder import DecodedUpload, decode_uploads
 from service.jobs.queue import JobItem
+from service.threads import run_by_size
+
+_EMBEDDING_VALUES = 512
 
 
 class ImageOutcome(Protocol):
@@ -105,6 +108,10 @@ class InferenceParams:
     version: str | None
     resize: Resize | None
     top_k: int = 0
+
+    def values_of(self, images: int) -> int:
+        """About how many values the results of so many images have."""
+        return images * (self.top_k or _EMBEDDING_VALUES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +237,9 @@ class InferenceHandler:
     async def _answer(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]
     ) -> InferenceResponse:
-        return self.response_of(*await compute_with_retry(self, network, version, uploads))
+        return await self.response_of(*await compute_with_retry(self, network, version, uploads))
 
-    def response_of(
+    async def response_of(
         self, network: ServedVersion, version: int, outcomes: Sequence[VectorOutcome]
     ) -> InferenceResponse:
         """The response from what became of each image.
@@ -240,6 +247,12 @@ class InferenceHandler:
         Raises:
             OpsinError: The only image has no result.
         """
+        values = self.params.values_of(len(outcomes))
+        return await run_by_size(values, self._response, network, version, outcomes)
+
+    def _response(
+        self, network: ServedVersion, version: int, outcomes: Sequence[VectorOutcome]
+    ) -> InferenceResponse:
         replies = [outcome.reply for outcome in outcomes if isinstance(outcome.reply, Reply)]
         return InferenceResponse(
             model=network.name,

@@ -18,6 +18,7 @@ from service.http.uploads import IMAGES_BODY
 from service.inference.handler import InferenceHandler, InferenceParams
 from service.inference.several import MAX_MODELS, SeveralModels, asked_models
 from service.openapi import examples
+from service.threads import run_by_size
 
 router = APIRouter(tags=["Inference"], route_class=FastRoute)
 
@@ -187,16 +188,19 @@ async def _answer(
                 "A job has one model. Send a request for each, or leave out 'Prefer'."
             )
         several = SeveralModels(services, request, models, params, deadline)
-        return _json_response(await several.answer())
+        return await _json_response(await several.answer(), params)
     handler = InferenceHandler(services, request, params, deadline)
     if deferred:
         return job_accepted(await handler.submit_job(key))
-    return _json_response(await handler.answer())
+    return await _json_response(await handler.answer(), params)
 
 
-def _json_response(result: InferenceResponse) -> Response:
+async def _json_response(result: InferenceResponse, params: InferenceParams) -> Response:
     """The response as JSON, without validating it a second time."""
-    return Response(result.model_dump_json(exclude_none=True), media_type="application/json")
+    images = len(result.results) * max(1, len(result.models or ()))
+    values = params.values_of(images)
+    content = await run_by_size(values, result.model_dump_json, exclude_none=True)
+    return Response(content, media_type="application/json")
 
 
 def job_accepted(job: Job) -> JSONResponse:

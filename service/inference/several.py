@@ -248,7 +248,7 @@ class SeveralModels:
                     part.handler, network, version, again
                 )
             part.version = version
-            part.response = part.handler.response_of(network, version, outcomes)
+            part.response = await part.handler.response_of(network, version, outcomes)
         except OpsinError as error:
             part.error = error
 

@@ -181,6 +181,16 @@ def test_a_row_moved_to_another_subject_cannot_be_decrypted(
     assert len(faces.gallery_source.changes(EVERYTHING, embedder=NET).subjects[eve]) == 0
 
 
+def test_a_damaged_embedding_leaves_the_subject_its_others(
+    faces: FaceRepositories, engine: Engine, ada: str
+) -> None:
+    damaged, kept = faces.templates.add(ada, [template(), template()], embedder=NET)
+    with engine.begin() as connection:
+        row = {"id": damaged}
+        connection.execute(text("UPDATE face_templates SET sealed = 'x' WHERE id = :id"), row)
+    assert [one.id for one in faces.templates.of_subject(ada, embedder=NET)] == [kept]
+
+
 def test_a_malformed_embedding_is_refused(faces: FaceRepositories, ada: str) -> None:
     for wrong in (np.zeros(EMBEDDING_SIZE, np.float32), np.ones(3, np.float32), vector() * np.nan):
         with pytest.raises(ValueError, match="unit length"):

@@ -1,3 +1,4 @@
+import asyncio
 import socket
 from urllib.parse import urlsplit
 
@@ -7,6 +8,7 @@ import pytest
 
 from contracts.errors import InternalError, NoWorker, OpsinError, QueueFull
 from contracts.queue.messages import Reply
+from models.serving.outputs import Output, OutputReader
 from tests.service.parts import SERVED, FakeServices, gray_png
 
 PNG = {"Content-Type": "image/png"}
@@ -64,6 +66,24 @@ def test_batch_of_unreadable_images_is_answered(client: httpx.Client) -> None:
     assert answer.status_code == 200
     assert answer.json()["batch_size"] == 0
     assert all(r["error"]["code"] == "invalid_image" for r in answer.json()["results"])
+
+
+@pytest.mark.parametrize(("top_k", "images", "beside"), [(5, 4, False), (1000, 4, True)])
+def test_large_responses_are_assembled_beside_the_event_loop(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, top_k: int, images: int, beside: bool
+) -> None:
+    loops = []
+
+    def read(self: OutputReader, vector: np.ndarray) -> Output:
+        loops.append(asyncio._get_running_loop())
+        return original(self, vector)
+
+    original = OutputReader.read
+    monkeypatch.setattr(OutputReader, "read", read)
+    files = [("image", ("a.png", gray_png(10), "image/png"))] * images
+    body = client.post(f"/v1/classify?top_k={top_k}", files=files).json()
+    assert [len(one["predictions"]) for one in body["results"]] == [top_k] * images
+    assert [loop is None for loop in loops] == [beside] * images
 
 
 @pytest.mark.parametrize("prefer", ["", "respond-async"])
