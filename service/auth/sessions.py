@@ -134,6 +134,13 @@ class Sessions:
                 raise Forbidden(_UNPROTECTED)
         return session
 
+    async def is_valid(self, session: Session) -> bool:
+        """Whether a session has not ended; False too if that cannot be known."""
+        try:
+            return await self._principal(session.token, renews=False) is not None
+        except Unavailable:
+            return False
+
     async def _principal(self, token: str, *, renews: bool) -> Principal | None:
         """Whom a token belongs to, if it is valid; its idle time begins anew."""
         try:

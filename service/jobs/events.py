@@ -8,7 +8,7 @@ nothing is stored for it.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,7 +110,7 @@ async def follow(
     read: Callable[[int], JobHistory],
     cursor: StreamCursor,
     *,
-    may_continue: Callable[[], bool] = lambda: True,
+    may_continue: Callable[[], Awaitable[bool]],
     poll_seconds: float = POLL_SECONDS,
     max_seconds: float = MAX_SECONDS,
 ) -> AsyncIterator[ServerSentEvent]:
@@ -124,7 +124,7 @@ async def follow(
         max_seconds: Then the stream ends, and the client resumes with `Last-Event-ID`.
     """
     until = time.monotonic() + max_seconds
-    while may_continue():
+    while await may_continue():
         try:
             history = await run_in_threadpool(read, cursor.entry)
         except OpsinError:

@@ -12,6 +12,7 @@ from contracts.jobs import FINISHED, Job, JobKind, JobState
 from contracts.pages import Page, PageCursor, PageLimit
 from service.auth.job_scopes import may_read, require_job
 from service.auth.principal import Principal, principal_of, quota_key
+from service.auth.sessions import Session
 from service.dependencies import Services, ServicesDep
 from service.http.errors import NoContentError, problem_responses
 from service.http.files import file_responses
@@ -183,15 +184,23 @@ async def follow_job(
 
     A client that has received everything of a finished job gets 204, which ends an `EventSource`.
 
-    A stream ends after at most ten minutes, and when its key is revoked; a browser's
-    `EventSource` resumes by itself.
+    A stream ends after at most ten minutes, and when its key is revoked or its session ends; a
+    browser's `EventSource` resumes by itself.
     """
     async for event in follow(
         partial(services.jobs.history, job.id),
         parse_last_event_id(last_event_id),
-        may_continue=partial(services.key_cache.is_valid, principal_of(request)),
+        may_continue=partial(_is_authorized, request, services),
     ):
         yield event
+
+
+async def _is_authorized(request: Request, services: Services) -> bool:
+    """Whether the key or the session of a request is still valid."""
+    session: Session | None = request.scope["state"].get("session")
+    if session is not None:
+        return await services.sessions.is_valid(session)
+    return services.key_cache.is_valid(principal_of(request))
 
 
 @router.get(

@@ -16,7 +16,7 @@ from contracts.settings import Settings
 from database.audit import COMMAND
 from database.keys import Keys
 from service.auth import sessions
-from tests.service.parts import FakeServices
+from tests.service.parts import NOW, FakeServices
 from tests.valkey import RealValkey
 
 BOOTSTRAP = "a-key-of-sixteen-or-more"
@@ -140,6 +140,16 @@ def test_signing_out_ends_it(sign_in: SignIn, keyed: str) -> None:
     with httpx.Client(base_url=keyed, cookies=cookie) as thief:
         assert thief.get("/v1/models").status_code == 401
         assert thief.get("/").status_code == 200  # the page itself holds nothing
+
+
+def test_signing_out_ends_streams(sign_in: SignIn, keyed: str, fakes: FakeServices) -> None:
+    fakes.jobs.put("job_1", state="running", attempt=1, started_at=NOW)
+    browser, token = sign_in(keyed, BOOTSTRAP)
+    with browser.stream("GET", "/v1/jobs/job_1/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines)
+        assert browser.delete(URL, headers={"X-CSRF-Token": token}).status_code == 204
+        assert [line for line in lines if line.startswith("event: state")] == []  # and it ends
 
 
 def test_revoking_the_key_ends_its_sessions_in_every_process(

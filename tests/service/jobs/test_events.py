@@ -14,6 +14,10 @@ from tests.service.parts import NOW, FakeJobs
 STATES = st.sampled_from(["queued", "running", "succeeded", "failed", "cancelled"])
 
 
+async def always() -> bool:
+    return True
+
+
 def job(state: str, attempt: int, fraction: float) -> Job:
     started = NOW if attempt else None
     progress = Progress(fraction=fraction)
@@ -56,6 +60,7 @@ def test_a_stream_ends_before_an_unfinished_job() -> None:
         stream = follow(
             lambda after: JobHistory(waiting, []),
             StreamCursor(),
+            may_continue=always,
             poll_seconds=0.01,
             max_seconds=0.05,
         )
@@ -73,7 +78,14 @@ def test_a_stream_ends_when_its_job_is_deleted() -> None:
         return JobHistory(found.pop(), [])
 
     async def listen() -> int:
-        return len([event async for event in follow(read, StreamCursor(), poll_seconds=0.01)])
+        return len(
+            [
+                event
+                async for event in follow(
+                    read, StreamCursor(), may_continue=always, poll_seconds=0.01
+                )
+            ]
+        )
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 2
 
