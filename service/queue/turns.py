@@ -86,12 +86,10 @@ async def _enter(line: _Line, client: str, count: int) -> None:
     try:
         await mine.turn
     except asyncio.CancelledError:
-        if mine.turn.cancelled():
-            line.waiting[client].remove(mine)
-            if not line.waiting[client]:
-                del line.waiting[client]
-        else:
+        if not mine.turn.cancelled():
             line.taken -= count  # its turn had just come
+        elif mine in line.waiting.get(client, ()):  # otherwise `_grant` has removed it
+            _remove(line, client, mine)
         _grant(line)
         raise
 
@@ -100,11 +98,21 @@ def _grant(line: _Line) -> None:
     """Give the free places to the clients who wait, each in turn."""
     while line.waiting:
         client, slices = next(iter(line.waiting.items()))
-        if line.taken and line.taken + slices[0].count > line.places:
+        first = slices[0]
+        if first.turn.done():  # cancelled, and its task has not run since
+            _remove(line, client, first)
+            continue
+        if line.taken and line.taken + first.count > line.places:
             return
-        del line.waiting[client]
-        first = slices.popleft()
+        _remove(line, client, first)
         if slices:
-            line.waiting[client] = slices  # after all others
+            line.waiting.move_to_end(client)  # after all others
         line.taken += first.count
         first.turn.set_result(None)
+
+
+def _remove(line: _Line, client: str, waiting: _Slice) -> None:
+    slices = line.waiting[client]
+    slices.remove(waiting)
+    if not slices:
+        del line.waiting[client]

@@ -1,6 +1,7 @@
 """Clients alternate in the queues of slow operations."""
 
 import asyncio
+import random
 
 import pytest
 
@@ -70,6 +71,46 @@ def test_who_gives_up_takes_no_place(is_granted: bool) -> None:
         gone.cancel()  # perhaps just after its turn has come
         await asyncio.gather(gone, return_exceptions=True)
         await asyncio.wait_for(request(), 5)
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whoever_leaves_at_any_moment_all_places_are_free_in_the_end(seed: int) -> None:
+    """Holders end and waiters are cancelled, or out of time, in the same round of the loop."""
+    chance = random.Random(seed)
+
+    async def use() -> None:
+        turns, held, ended = Turns(), 0, 0
+        places = chance.randint(1, 4)
+        ends: dict[asyncio.Task[None], asyncio.Event] = {}
+
+        async def request(client: str, count: int, end: asyncio.Event, seconds: float) -> None:
+            nonlocal held, ended
+            async with asyncio.timeout(seconds), turns.turn(QUEUE, client, count, places):
+                held += count
+                assert held <= max(places, count)
+                try:
+                    await end.wait()
+                finally:
+                    held -= count
+            ended += 1
+
+        for _ in range(60):
+            for _ in range(chance.randint(0, 3)):
+                end, seconds = asyncio.Event(), chance.choice([0.0, 0.001, 0.002, 60, 60, 60])
+                work = request(chance.choice("abc"), chance.randint(1, 3), end, seconds)
+                ends[asyncio.create_task(work)] = end
+            for task, end in chance.sample([*ends.items()], min(len(ends), 4)):
+                chance.choice([end.set, task.cancel])()
+            await asyncio.sleep(chance.choice([0, 0, 0.001]))
+        for end in ends.values():
+            end.set()
+        outcomes = await asyncio.wait_for(asyncio.gather(*ends, return_exceptions=True), 10)
+        gone = [one for one in outcomes if one is not None]
+        assert all(isinstance(one, asyncio.CancelledError | TimeoutError) for one in gone), gone
+        assert ended == len(outcomes) - len(gone)
+        assert not turns._lines  # nobody waits, and no place is taken
 
     asyncio.run(use())
 
