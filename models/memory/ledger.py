@@ -98,7 +98,8 @@ def has_room(entry: Entry, others: Sequence[Entry], capacity: int) -> bool:
     that one. So nobody ever waits for a process that came later, however many come.
 
     Large jobs get together at most what is not kept for small ones. One that would need more, but
-    fits into all that there is, counts as that much, or as what it uses by then.
+    fits into all that there is, counts as that much, or as what it uses by then. So does one that
+    needs more than there is, while it waits to be alone (`Reservation.enter`).
 
     Args:
         entry: The process.
@@ -118,8 +119,6 @@ def has_room(entry: Entry, others: Sequence[Entry], capacity: int) -> bool:
     for passed in others:
         if not passed.is_reserved and passed.ticket < entry.ticket:
             later = sum(_counted(one, capacity) for one in reserved if one.ticket > passed.ticket)
-            if passed.size > capacity:
-                return False
             if _counted(passed, capacity) + later + _counted(entry, capacity) > capacity:
                 return False
     return True
@@ -247,7 +246,9 @@ class Reservation:
         others = [one for one in self._living() if one.owner == memory.owner]
         entry = self._entry or self._arrive(others, memory.owner, total)
         capacity = self._limit or min(total, memory.available + sum(one.used for one in others))
-        if not has_room(entry, others, capacity) and not self._has_waited_alone(entry, others):
+        if not (
+            has_room(entry, others, capacity) or self._has_waited_alone(entry, others, capacity)
+        ):
             return False
         self._replace(entry, replace(entry, is_reserved=True))
         return True
@@ -273,12 +274,16 @@ class Reservation:
         try_lock(self._file)
         return entry
 
-    def _has_waited_alone(self, entry: Entry, others: Iterable[Entry]) -> bool:
+    def _has_waited_alone(self, entry: Entry, others: Sequence[Entry], capacity: int) -> bool:
         """Whether no job would leave it more memory, since only other processes hold it.
 
-        If they have kept it from another job a while ago, it is not waited for again.
+        Those that have passed it, into the room that is kept for small ones, would be followed by
+        others. If other processes have kept it from another job a while ago, it is not waited for
+        again.
         """
-        if any(one.is_reserved or one.ticket < entry.ticket for one in others):
+        beside = sum(max(one.size, one.used) for one in others if one.is_reserved)
+        is_next = all(one.ticket > entry.ticket for one in others)
+        if not is_next or beside > kept_bytes(capacity):
             self._alone_since = None
             return False
         now = time.monotonic()

@@ -14,7 +14,14 @@ import pytest
 
 from models.locks import locked
 from models.memory import ledger as ledger_module
-from models.memory.ledger import SMALL_BYTES, Entry, MemoryLedger, has_room, peak_bytes
+from models.memory.ledger import (
+    SMALL_BYTES,
+    Entry,
+    MemoryLedger,
+    Reservation,
+    has_room,
+    peak_bytes,
+)
 from models.memory.machine import MachineMemory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -78,7 +85,14 @@ SMALL = SMALL_BYTES
         ([entry(1, SMALL, reserved=True), entry(2, 1, reserved=True)], 10 * SMALL, False),
         # A small one does not wait behind a large one that waits.
         ([entry(1, 8 * SMALL, reserved=True), entry(2, 10 * SMALL)], SMALL, True),
-        ([entry(1, 8 * SMALL, reserved=True), entry(2, 11 * SMALL)], SMALL, False),
+        # Nor behind one that needs more than other programs have left.
+        ([entry(1, 8 * SMALL, reserved=True), entry(2, 11 * SMALL)], SMALL, True),
+        ([entry(1, 8 * SMALL, reserved=True), entry(2, 11 * SMALL)], SMALL + 1, False),
+        (
+            [entry(1, SMALL, reserved=True), entry(2, 11 * SMALL), entry(3, 1, reserved=True)],
+            SMALL,
+            False,
+        ),
     ],
 )
 def test_large_ones_leave_room_for_a_small_one(
@@ -306,6 +320,27 @@ def test_a_job_that_is_alone_does_not_wait_for_other_programs_for_ever(
 
         with pytest.raises(StopError), ledger.reserve(1, until_deadline):
             pass
+
+
+def test_small_jobs_without_end_do_not_keep_one_waiting_that_is_alone_but_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine of 24, of which other programs hold 8: one that needs 20 waits for those."""
+    monkeypatch.setattr(ledger_module, "_used", lambda _: 0)  # whatever has run in this process
+    monkeypatch.setattr(ledger_module, "ALONE_SECONDS", 1.0)
+    ledger = MemoryLedger(tmp_path, measure=lambda: MachineMemory(24 * GB, 16 * GB, OWNER))
+    large = Reservation(tmp_path, 20 * GB, 0, lambda: MachineMemory(24 * GB, 16 * GB, OWNER))
+    with ledger.reserve(2 * GB, stop):
+        assert not large.enter()
+        with ledger.reserve(GB, stop):  # does not wait for what may wait for hours
+            assert not large.enter()
+    began, entered = time.monotonic(), False
+    while not entered:
+        assert time.monotonic() < began + 10
+        with ledger.reserve(GB, stop):
+            entered = large.enter()
+    assert time.monotonic() >= began + 1
+    large.leave()
 
 
 def test_others_do_not_wait_again_for_what_other_programs_keep(
