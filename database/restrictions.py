@@ -1,7 +1,8 @@
 """What was taken back: revoked keys, removed devices, withdrawn consents, disabled faces.
 
 A restored backup is older than that. `restrictions_of` reads it from the database that is about to
-be replaced, and `repeat` takes the same back in the restored one.
+be replaced, and `repeat` takes the same back in the restored one. `database.taken_back` keeps it
+for the restores after that.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Takes back again, after a restore, what was taken back since the backup.
 
 Noted in a file of the home before anything is replaced, and removed when everything is repeated: if
-the process is killed in between, the file says that this is still to be done.
+the process is killed in between, the file says that this is still to be done. What earlier restores
+noted is in `database.taken_back`.
 """
 
 from datetime import UTC, datetime
@@ -11,15 +12,17 @@ from rich.console import Console
 
 from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import NOTED
-from cli.output import errors, warn
+from cli.output import CommandError, errors, warn
 from cli.startup import migrate
 from contracts.settings import Settings
 from database import restrictions
 from database.engine import DamagedDatabaseError, open_engine
 from database.faces.privacy.erased_ids import FILE as ERASED_IDS
-from database.faces.privacy.erased_ids import add_erased
+from database.faces.privacy.erased_ids import add_erased, erased_ids
 from database.migrations import current, is_known
 from database.restrictions import ERASED, KEYS, NOTHING_KNOWN, Restrictions
+from database.taken_back import FILE as TAKEN_BACK
+from database.taken_back import TakenBack, read_taken_back, write_taken_back
 from models.store.manifest import write_atomically
 
 
@@ -27,12 +30,23 @@ def note_restrictions(settings: Settings) -> None:
     """Note those of the database that is about to be replaced, and what cannot be read of them.
 
     Raises:
+        CommandError: What earlier restores noted is damaged.
         Unavailable: The database does not answer, or the erasures cannot be listed.
         OSError: They cannot be written.
     """
-    found = _found(settings)
+    found, home = _found(settings), settings.home
     # Those of this release are listed already; an earlier one recorded them in the database only.
-    add_erased(settings.home, found.erased)
+    add_erased(home, found.erased)
+    try:
+        before = read_taken_back(home)
+    except ValueError:
+        raise CommandError(
+            f"{home / TAKEN_BACK} is damaged: what was revoked, removed or withdrawn before an "
+            "earlier restore could come back. Put a copy of it back. Without one, move it aside, "
+            "restore again, and compare `opsin keys list` with what was revoked."
+        ) from None
+    if (merged := before.merged(found, _now(), erased_ids(home))) != before:
+        write_taken_back(home, merged)
     write_atomically(settings.home / NOTED, found.model_dump_json(exclude={"erased"}))
 
 
@@ -78,9 +92,16 @@ def _repeat(settings: Settings, console: Console) -> None:
         noted = Restrictions.model_validate_json(path.read_bytes())
     except ValidationError:
         noted = NOTHING_KNOWN  # no command revokes a key until the restore is complete
+    try:
+        taken_back = read_taken_back(settings.home)
+    except ValueError:
+        taken_back, noted = TakenBack(), noted.model_copy(update={"unread": NOTHING_KNOWN.unread})
     engine = open_engine(settings.database)
     try:
-        if count := restrictions.repeat(engine, noted, lambda: datetime.now(UTC)):
+        count = restrictions.repeat(engine, noted, _now)
+        earlier = taken_back.applying_to(engine, noted.token_keys)
+        count += restrictions.repeat(engine, earlier, _now)
+        if count:
             warn(
                 console,
                 f"{count} keys, devices and consents that were revoked or withdrawn since, and "
@@ -105,3 +126,7 @@ def _not_known(unread: list[str]) -> str:
     if KEYS in unread:
         text += " `opsin keys list` shows which keys work; `opsin keys revoke` ends one."
     return text
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

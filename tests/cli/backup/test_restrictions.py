@@ -1,6 +1,8 @@
 """What was revoked since a backup stays so, or the restore says that it cannot know."""
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +19,11 @@ from cli.commands.backup import restore_backup, write_backup
 from cli.output import CommandError, notes
 from cli.startup import migrate
 from cli.streams import quiet
-from contracts.faces.subjects import NewSubject
+from contracts.faces.consent import NewConsent
+from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey
 from contracts.settings import Settings
+from database import taken_back
 from database.audit import COMMAND
 from database.engine import open_engine, writing
 from database.faces.repositories import FaceRepositories
@@ -249,3 +253,116 @@ def test_the_key_of_a_device_that_was_replaced_since_does_not_come_back(
     keys = [device.public_key for device in faces.devices.list(ada)]
     engine.dispose()
     assert keys == ([lost] if since == "nothing" else [])
+
+
+CONSENT = NewConsent(
+    version="1", text_digest="sha256:" + "0" * 64, at=datetime(2020, 1, 1, tzinfo=UTC)
+)
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[FaceRepositories]:
+    engine = open_engine(settings.database)
+    yield FaceRepositories.of(settings, engine, now)
+    engine.dispose()
+
+
+def enroll(settings: Settings) -> str:
+    """Ada, with a consent, a phone and a watch."""
+    with opened(settings) as faces:
+        ada: str = faces.subjects.create(NewSubject(name="Ada", consent=CONSENT))["id"]
+        for name in ("phone", "watch"):
+            faces.devices.add(ada, name, {"kty": "EC", "x": name})
+    return ada
+
+
+def state(settings: Settings, subject: str) -> tuple[bool, bool, list[str]]:
+    """Whether a subject has a consent, whether its face is disabled, and its devices."""
+    with opened(settings) as faces:
+        standing = faces.standings.get(subject)
+        names = [device.device_id for device in faces.devices.list(subject)]
+    return standing.consent is not None, standing.disabled, names
+
+
+@pytest.mark.parametrize("between", ["", "the database is deleted", "there is no database"])
+def test_what_was_taken_back_stays_so_after_the_wrong_backup_was_restored_first(
+    settings: Settings, tmp_path: Path, between: str
+) -> None:
+    """The wrong one is older than the key and the person, so its database knows neither."""
+    wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
+    if between != "there is no database":
+        migrate(settings)
+        add_key(settings, "first")
+    write_backup(settings, wrong, secrets=False)
+    migrate(settings)
+    leaked, ada = add_key(settings), enroll(settings)
+    write_backup(settings, right, secrets=False)
+    revoke(settings, leaked)
+    with opened(settings) as faces:
+        faces.subjects.change(ada, SubjectChange(consent=None, face_disabled=True))
+        faces.devices.remove(ada, "phone")
+    restore_backup(settings, wrong, force=True)
+    if between == "the database is deleted" and settings.database_url is None:
+        (settings.home / "opsin.db").unlink()
+    for _ in range(2):
+        restore_backup(settings, right, force=True)
+        assert "leaked" not in working(settings)
+        assert state(settings, ada) == (False, True, ["watch"])
+    file = settings.home / taken_back.FILE
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not any(word in file.read_text() for word in ("phone", "watch", "Ada", "leaked"))
+
+
+def test_what_was_allowed_again_after_the_restore_is_allowed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """By a backup of that time, restored after another wrong one."""
+    wrong, right, later = (tmp_path / f"{place}.tar" for place in range(3))
+    migrate(settings)
+    write_backup(settings, wrong, secrets=False)
+    ada = enroll(settings)
+    write_backup(settings, right, secrets=False)
+    with opened(settings) as faces:
+        faces.subjects.change(ada, SubjectChange(consent=None, face_disabled=True))
+        faces.devices.remove(ada, "phone")
+    restore_backup(settings, wrong, force=True)
+    restore_backup(settings, right, force=True)
+    with opened(settings) as faces:
+        faces.subjects.change(ada, SubjectChange(consent=CONSENT, face_disabled=False))
+        faces.devices.add(ada, "phone", {"kty": "EC", "x": "new"})
+    write_backup(settings, later, secrets=False)
+    if settings.database_url is None:  # then only the file knows anything
+        (settings.home / "opsin.db").unlink()
+    restore_backup(settings, later, force=True)
+    assert state(settings, ada) == (True, False, ["watch", "phone"])
+    restore_backup(settings, wrong, force=True)
+    restore_backup(settings, later, force=True)
+    assert state(settings, ada) == (True, False, ["watch", "phone"])
+    restore_backup(settings, right, force=True)
+    assert state(settings, ada) == (True, False, ["watch"]), "the lost phone has another key"
+
+
+def test_a_damaged_file_of_earlier_restores_is_refused(sqlite: Settings, out: Path) -> None:
+    migrate(sqlite)
+    leaked = add_key(sqlite)
+    write_backup(sqlite, out, secrets=False)
+    revoke(sqlite, leaked)
+    (sqlite.home / taken_back.FILE).write_text('{"keys": {"key_')
+    with pytest.raises(CommandError, match=r"taken-back.json is damaged"):
+        restore_backup(sqlite, out, force=True)
+    placing.require_whole(sqlite.home)
+    (sqlite.home / taken_back.FILE).unlink()
+    restore_backup(sqlite, out, force=True)
+    assert working(sqlite) == []
+
+
+def test_an_erased_person_leaves_no_more_than_the_id(sqlite: Settings, out: Path) -> None:
+    migrate(sqlite)
+    ada = enroll(sqlite)
+    write_backup(sqlite, out, secrets=False)
+    restore_backup(sqlite, out, force=True)
+    assert ada in (sqlite.home / taken_back.FILE).read_text()
+    with opened(sqlite) as faces:
+        faces.subjects.erase(ada)
+    restore_backup(sqlite, out, force=True)
+    assert ada not in (sqlite.home / taken_back.FILE).read_text()

@@ -1,0 +1,162 @@
+"""What was taken back, in a file of the home that no restore replaces.
+
+After the restore of an old backup, such as the wrong one, the database knows nothing of a key or
+person that is newer than that backup. If a newer backup is restored next, only this file knows that
+the key was revoked. Each restore adds to it what it reads from the database that it replaces, which
+replaces what was known of the same people: they may have consented again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
+
+from database.engine import batches, reading
+from database.restrictions import STANDINGS, Restrictions
+from database.tables import FaceDeviceRecord, SubjectRecord
+
+FILE = "taken-back.json"
+_DIGEST_CHARACTERS = 32
+
+
+class Person(BaseModel):
+    """What one subject was allowed at a moment.
+
+    Attributes:
+        at: The moment. What was allowed later still is.
+        consent: Whether it had one.
+        failures: If its face was disabled, its failures; 0 if the operator did it.
+        devices: Digests of its devices with their public keys; None if they could not be read.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    at: AwareDatetime
+    consent: bool = True
+    failures: int | None = None
+    devices: tuple[str, ...] | None = None
+
+
+class TakenBack(BaseModel):
+    """The content of the file: one entry for each key that ends and each person, by id.
+
+    Attributes:
+        keys: When they end; None for those that were revoked.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    keys: dict[str, AwareDatetime | None] = {}
+    people: dict[str, Person] = {}
+
+    def merged(self, found: Restrictions, now: datetime, erased: Collection[str]) -> "TakenBack":
+        """This and what a database knows, without erased people."""
+        keys = self.keys | {
+            key_id: _earlier(self.keys.get(key_id, end), end) for key_id, end in found.keys.items()
+        }
+        people = {one: of for one, of in self.people.items() if one not in erased}
+        without, disabled = set(found.without_consent), found.disabled
+        for one in {*found.devices, *without, *disabled}.difference(erased):
+            before = people.get(one, Person(at=now))
+            is_unread = STANDINGS in found.unread
+            people[one] = Person(
+                at=now,
+                consent=one not in without and (before.consent or not is_unread),
+                failures=disabled.get(one, before.failures if is_unread else None),
+                devices=_digests(found, one) if one in found.devices else before.devices,
+            )
+        return TakenBack(keys=keys, people=people)
+
+    def applying_to(self, engine: Engine, token_keys: list[str]) -> Restrictions:
+        """What applies to a restored database: of people, what is not older than its rows.
+
+        Args:
+            token_keys: Those that may sign.
+
+        Raises:
+            Unavailable: The database does not answer.
+        """
+        found = Restrictions(keys=self.keys, token_keys=token_keys)
+        with reading(engine) as session:
+            for batch in batches(sorted(self.people)):
+                self._add(session, batch, found)
+        return found
+
+    def _add(self, session: Session, batch: Collection[str], found: Restrictions) -> None:
+        row, device = SubjectRecord, FaceDeviceRecord
+        query = select(row.id, row.updated_at, row.last_used_at).where(row.id.in_(batch))
+        for subject_id, updated_at, last_used_at in session.execute(query):
+            person = self.people[subject_id]
+            if not person.consent and updated_at <= person.at:
+                found.without_consent.append(subject_id)
+            # A match enables a face again that was disabled for its failures.
+            is_later = max(updated_at, last_used_at or updated_at) > person.at
+            if person.failures is not None and not is_later:
+                found.disabled[subject_id] = person.failures
+            if person.devices is not None:
+                found.devices[subject_id] = []
+        for one in session.scalars(select(device).where(device.subject_id.in_(batch))):
+            person = self.people[one.subject_id]
+            is_known = digest_of(one.device_id, one.public_key) in (person.devices or ())
+            if person.devices is not None and (is_known or one.created_at > person.at):
+                found.devices[one.subject_id].append(one.device_id)
+
+
+def read_taken_back(home: Path) -> TakenBack:
+    """Read the file; empty if there is none.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged.
+    """
+    try:
+        content = (home / FILE).read_bytes()
+    except FileNotFoundError:
+        return TakenBack()
+    return TakenBack.model_validate_json(content)
+
+
+def write_taken_back(home: Path, taken_back: TakenBack) -> None:
+    """Replace the file in one step, and flush it to the disk.
+
+    Raises:
+        OSError: It cannot be written; the previous one is as it was.
+    """
+    part = home / f".{FILE}.part"
+    part.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(taken_back.model_dump_json(exclude_defaults=True, ensure_ascii=True))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(home / FILE)
+    finally:
+        part.unlink(missing_ok=True)
+    folder = os.open(home, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def digest_of(device_id: str, public_key: dict[str, Any]) -> str:
+    """The device and its key in 128 bits, in hex, so that the file has no names."""
+    content = json.dumps([device_id, public_key], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def _digests(found: Restrictions, subject_id: str) -> tuple[str, ...]:
+    keys = found.device_keys[subject_id]
+    return tuple(digest_of(one, keys[one]) for one in found.devices[subject_id])
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return None if one is None or other is None else min(one, other)
