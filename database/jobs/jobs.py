@@ -246,11 +246,20 @@ class Jobs:
         state: JobState | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        without: Collection[Scope] = (),
     ) -> Page[Job]:
         """A page of jobs, newest first. Jobs created in the meantime do not shift the pages.
 
         It ends early, but not before its first job, where requests, results and metrics would have
         more than `MAX_PAGE_BYTES` together.
+
+        Args:
+            kind: Only jobs of this kind.
+            state: Only jobs in this state.
+            limit: The most jobs.
+            cursor: Where the page begins, from the page before.
+            without: Leave out jobs that need one of these scopes; jobs of earlier releases, whose
+                scopes are not stored, stay.
 
         Raises:
             ValidationFailed: The cursor is not valid, or the limit is not between 1 and 200.
@@ -261,6 +270,8 @@ class Jobs:
             query = query.where(JobRecord.kind == kind)
         if state is not None:
             query = query.where(JobRecord.state == state)
+        for scope in without:
+            query = query.where(or_(JobRecord.scopes.is_(None), ~JobRecord.scopes.contains(scope)))
         if cursor is not None:
             created_at, job_id = decode_time_and_id(cursor)
             same_time = and_(JobRecord.created_at == created_at, JobRecord.id < job_id)

@@ -9,6 +9,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import FINISHED, Job, JobKind, JobState
+from contracts.keys import SCOPES
 from contracts.pages import Page, PageCursor, PageLimit
 from service.auth.job_scopes import may_read, require_job
 from service.auth.principal import Principal, principal_of, quota_key
@@ -114,7 +115,13 @@ async def list_jobs(
 
 def _page(services: Services, principal: Principal, query: JobsQuery) -> Page[Job]:
     jobs = services.jobs
-    page = jobs.list(kind=query.kind, state=query.state, limit=query.limit, cursor=query.cursor)
+    page = jobs.list(
+        kind=query.kind,
+        state=query.state,
+        limit=query.limit,
+        cursor=query.cursor,
+        without=[scope for scope in SCOPES if not principal.may(scope)],
+    )
     visible = [job for job in page.items if may_read(principal, job, jobs, services.store)]
     return Page(items=visible, next_cursor=page.next_cursor)
 

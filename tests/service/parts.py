@@ -436,12 +436,21 @@ class FakeJobs:
         return JobCounts({("training", "training", "queued"): 2}, {"training": 7.5}, 0.0)
 
     def list(
-        self, *, kind: JobKind | None, state: JobState | None, limit: int, cursor: str | None
+        self,
+        *,
+        kind: JobKind | None,
+        state: JobState | None,
+        limit: int,
+        cursor: str | None,
+        without: Collection[str],
     ) -> Page[Job]:
         found = [
             job
             for job in self.jobs.values()
-            if kind in {None, job.kind} and state in {None, job.state} and job.id > (cursor or "")
+            if kind in {None, job.kind}
+            and state in {None, job.state}
+            and job.id > (cursor or "")
+            and not set(job.scopes or ()) & set(without)
         ]
         more = len(found) > limit
         return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)

@@ -175,6 +175,19 @@ def test_lists_are_filtered(jobs: Jobs) -> None:
     assert len(jobs.list(kind="classify", state="queued").items) == 2
 
 
+def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs) -> None:
+    def make(*scopes: Scope) -> str:
+        return jobs.create("classify", REQUEST, limit=1000, scopes=scopes or None).job.id
+
+    ours = [make("train"), make()]  # of the release before, the scopes are not stored
+    for _ in range(5):
+        make("infer")
+        make("train", "faces")
+    page = jobs.list(limit=2, without=["infer", "faces"])
+    assert [job.id for job in page.items] == ours[::-1]
+    assert page.next_cursor is None
+
+
 @pytest.mark.parametrize(
     "cursor",
     ["", "x", "====", "ä", base64.urlsafe_b64encode(b'["2026-01-01T00:00:00", "a"]').decode()]
