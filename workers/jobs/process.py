@@ -9,8 +9,10 @@ the parent kills it: a job must never outlive its lease, its cancellation or its
 
 import os
 import select
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -40,7 +42,10 @@ class WorkProcess:
         self, lease: Lease, kinds: str, threads: int, environment: Mapping[str, str]
     ) -> None:
         self._oom_kills_before = _oom_kills()
-        limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
+        # It ends without the cleaning-up of libraries: TensorFlow leaves files in each process.
+        self._scratch = tempfile.mkdtemp(prefix="opsin-job-")
+        changes = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
+        changes["TMPDIR"] = self._scratch
         options = ["--worker", lease.worker_id, "--attempt", str(lease.attempt), "--kinds", kinds]
         if trace := attempt_header():
             options += ["--trace", trace]
@@ -57,10 +62,13 @@ class WorkProcess:
             self._process = subprocess.Popen(  # noqa: S603  our own module, ids from the database
                 module_command("workers.jobs.child", lease.job_id, *options),
                 stdin=subprocess.PIPE if keeps else subprocess.DEVNULL,
-                env=child_environment(limits, base=environment),
+                env=child_environment(changes, base=environment),
                 start_new_session=True,
                 pass_fds=() if answers is None else (answers,),
             )
+        except BaseException:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            raise
         finally:
             if answers is not None:
                 os.close(answers)
@@ -110,7 +118,7 @@ class WorkProcess:
         self.kill()
 
     def kill(self) -> None:
-        """Kill it now, and everything that it started."""
+        """Kill it now, and everything that it started; remove its temporary files."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
@@ -121,6 +129,7 @@ class WorkProcess:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def ran_out_of_memory(self) -> bool:
         """Whether the system has killed it because memory ran out (known only on Linux)."""

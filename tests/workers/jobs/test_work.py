@@ -5,6 +5,8 @@ import json
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import psutil
@@ -44,6 +46,18 @@ def test_job_runs_from_input_to_result(installation: Installation) -> None:
     installation.wait(lambda: {str(p.relative_to(home)) for p in home.rglob("*")} == left)
     names = [(entry.sequence, entry.name) for entry in installation.jobs.history(counted).entries]
     assert names == [(1, "metrics"), (3, "metrics"), (5, "metrics"), (6, "artifact")]
+
+
+def test_jobs_leave_no_temporary_files(installation: Installation) -> None:
+    installation.worker()
+    ends = installation.submit("dream", {"image.bin": b"hello"})
+    dies = installation.submit("heatmap")
+    installation.finish(ends)
+    installation.until(dies, lambda job: job.attempt == 2)
+    installation.jobs.cancel(dies)
+    installation.finish(dies)
+    files = [f"{folder}{job}" for job in (ends, dies) for folder in ("", "*/")]
+    installation.wait(lambda: not any([*Path(gettempdir()).glob(file)] for file in files))
 
 
 def test_enrollment_has_its_own_slot_and_a_higher_priority(installation: Installation) -> None:
