@@ -48,6 +48,7 @@ class Lease:
         request: As given to `Jobs.create`.
         origin: The request that made the job.
         created_at: When that was.
+        scopes: Those that the job was stored with; None for jobs of an earlier release.
     """
 
     job_id: str
@@ -57,6 +58,7 @@ class Lease:
     request: dict[str, Any]
     origin: Origin = NO_ORIGIN
     created_at: datetime | None = None
+    scopes: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,6 +392,7 @@ def _lease(record: JobRecord, worker_id: str) -> Lease:
         record.request,
         Origin.of_json(record.origin),
         record.created_at,
+        None if record.scopes is None else frozenset(record.scopes.split(",")),
     )
 
 

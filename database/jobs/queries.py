@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Text, and_, case, cast, delete, func, or_, select, update
+from sqlalchemy import Text, and_, case, cast, delete, false, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from contracts.jobs import FINISHED, NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
@@ -127,7 +127,14 @@ def about_person(
         and_(model == name, or_(version == str(number), against == str(number)))
         for name, number in versions
     ]
-    query = select(row.id).where(row.kind != "enrollment", people, has_ended, or_(named, *used))
+    # Another version may have answered, in an earlier release one that recognizes people.
+    answered = row.result["version"].as_string()
+    by_another = [and_(model == name, answered == str(number)) for name, number in versions]
+    is_about = or_(
+        and_(row.kind != "enrollment", people, has_ended, or_(named, *used)),
+        and_(row.kind.in_(("classify", "embed")), or_(false(), *by_another)),
+    )
+    query = select(row.id).where(is_about)
     return list(session.scalars(query))
 
 

@@ -37,6 +37,7 @@ from contracts.tracing.spans import span
 from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
+from models.faces.provenance import recognizes_people
 from models.serving.outputs import OutputReader
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.jobs.tracing import job_context
@@ -162,22 +163,32 @@ class InferenceJobRunner:
         """The version the job was created for, otherwise the one that answers for its alias now.
 
         Raises:
-            ModelNotReady: Neither is loaded here, or the new one takes images of another size.
+            ModelNotReady: Neither is loaded here, or the new one may not answer.
         """
         request = lease.request
         model, version, requested = request["model"], request["version"], request.get("asked")
         predictor = self.models.get(model, version)
         if predictor is None and not str(requested).isdecimal():
             predictor = self.models.active(model, requested or CHAMPION)
-            if predictor is not None:
-                input_size = list(predictor.manifest.input_size)
-                predictor = predictor if input_size == request.get("input_size") else None
+            if predictor is not None and not _may_replace(predictor, lease):
+                predictor = None
         if predictor is None:
             raise ModelNotReady(
                 f"Version {version} of '{model}' was taken out of service before the job's turn "
                 "came. Send the request again."
             )
         return predictor
+
+
+def _may_replace(predictor: Predictor, lease: Lease) -> bool:
+    """Whether a version may answer a job that was created for another one.
+
+    It takes images of the same size, and neither of the two recognizes people: only the job's own
+    version was checked against the scopes of its key.
+    """
+    manifest = predictor.manifest
+    is_about_people = recognizes_people(manifest) or "faces" in (lease.scopes or ())
+    return not is_about_people and list(manifest.input_size) == lease.request.get("input_size")
 
 
 def _operation(lease: Lease) -> VectorOperation:

@@ -352,9 +352,10 @@ def test_the_jobs_about_an_erased_person_are_deleted(
 ) -> None:
     subject, other = "sub_0123456789abcdefghij", "sub_0123456789ABCDEFGHIX"
     people: tuple[Scope, ...] = ("train", "faces")
+    infer: tuple[Scope, ...] = ("infer",)
 
     def make(kind: JobKind, request: dict[str, Any], result: dict[str, Any] | None = None) -> str:
-        scopes = None if request.pop("old", False) else people
+        scopes = None if request.pop("old", False) else request.pop("scopes", people)
         job_id = jobs.create(kind, request, limit=99, scopes=scopes).job.id
         files.store_artifact(job_id, "filters.gif", b"a face")
         if result is not None:
@@ -371,6 +372,7 @@ def test_the_jobs_about_an_erased_person_are_deleted(
         make("heatmap", {"model": "door", "version": 1}),  # not ended
         make("classify", {"model": "door", "version": 5}, {"label": subject}),
         make("quantize", {"model": "door", "version": 1, "old": True}, {}),
+        make("classify", {"model": "door", "version": 8, "scopes": infer}, {"version": 1}),
     ]
     running = make("training", {"model": "door", "subjects": [other, subject]})
     kept = [
@@ -378,6 +380,7 @@ def test_the_jobs_about_an_erased_person_are_deleted(
         make("training", {"model": "door", "subjects": [other]}, {}),
         make("evaluation", {"model": "door", "version": 3}, {"labels": [other]}),
         make("evaluation", {"model": "pets", "version": 1}, {}),
+        make("classify", {"model": "door", "version": 8, "scopes": infer}, {"version": 8}),
         make("enrollment", {"subject_id": subject}, {}),
     ]
     assert jobs.erase_about(subject, {("door", 1), ("door", 2)}) == len(gone)

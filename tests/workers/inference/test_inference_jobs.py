@@ -1,6 +1,6 @@
 """Inference jobs on a real database and a real Valkey; the network is a stand-in."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.inference.manifest import Provenance
 from contracts.jobs import Job
+from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, pack_bundle
@@ -30,10 +32,15 @@ RAW = Item(bytes(16), 0, 0, "", PIXELS).pack()
 class Network:
     """Embeds an image as its brightness."""
 
-    version = 1
     operations = ("embed",)
     labels: tuple[Any, ...] = ()
-    manifest = SimpleNamespace(input_size=(4, 5))
+
+    def __init__(self, version: int = 1, subjects: Sequence[str] = ()) -> None:
+        self.version = version
+        provenance = Provenance(spec={"subjects": list(subjects)})
+        self.manifest = SimpleNamespace(
+            input_size=(4, 5), network="squeezenet", provenance=provenance
+        )
 
     def run(self, operation: str, pixels: np.ndarray) -> np.ndarray:
         return pixels.reshape(len(pixels), -1).mean(axis=1, keepdims=True, dtype=np.float32)
@@ -55,7 +62,7 @@ class JobWorker:
         self.files = JobFiles(home / "jobs")
         self.client = valkey.client()
         self.jobs = Jobs(self.engine, lambda: datetime.now(UTC), self.files)
-        models = LoadedModels()
+        self.models = models = LoadedModels()
         models.add("bright", Network())  # type: ignore[arg-type]
         leases = Leases(self.engine, lambda: datetime.now(UTC))
         self.metrics = Metrics()
@@ -73,6 +80,18 @@ class JobWorker:
         if pushed:
             self.client.rpush(redis_keys.job_input(job_id), RAW, RAW)
         self.jobs.create("embed", request, limit=10, idempotency=None, job_id=job_id)
+        return job_id
+
+    def create_for(
+        self, asked: str | None, scopes: tuple[Scope, ...], size: tuple[int, int] = (4, 5)
+    ) -> str:
+        """A job for version 8 of `people`, which is not loaded any more."""
+        job_id = new_job_id()
+        item = {"name": None, "width": 5, "height": 4, "error": None}
+        request = {"model": "people", "version": 8, "top_k": 0, "items": [item], "asked": asked}
+        self.files.store_inputs(job_id, {redis_keys.JOB_INPUT: pack_bundle([RAW])})
+        request["input_size"] = size
+        self.jobs.create("embed", request, limit=10, job_id=job_id, scopes=scopes)
         return job_id
 
     def run(self, job_id: str) -> Job:
@@ -128,3 +147,41 @@ def test_its_images_are_counted(worker: JobWorker) -> None:
     assert counted[f"computed_images_total\x1f{labels}\x1f"] == [2]
     assert counted[f"executions_total\x1f{labels}"] == [1]
     assert counted[f"batch_images\x1f{labels}"][-2:] == [1, 2]  # one batch; its images
+
+
+INFER: tuple[Scope, ...] = ("infer",)
+PEOPLE: tuple[Scope, ...] = ("infer", "faces")
+
+
+@pytest.mark.parametrize("asked", [None, "champion"])
+def test_the_version_that_replaced_the_jobs_own_answers(worker: JobWorker, asked: str) -> None:
+    worker.models.add("people", Network(9))  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 9})
+    job = worker.run(worker.create_for(asked, INFER))
+    assert job.result is not None
+    assert job.result["version"] == 9
+
+
+@pytest.mark.parametrize(
+    ("subjects", "asked", "scopes", "size"),
+    [
+        (("sub_a",), None, INFER, (4, 5)),  # it recognizes people; the job's version did not
+        (("sub_a",), "champion", PEOPLE, (4, 5)),  # others than the job's version, perhaps
+        ((), None, PEOPLE, (4, 5)),  # the image is a portrait
+        ((), None, INFER, (5, 5)),
+        ((), "8", INFER, (4, 5)),
+    ],
+)
+def test_no_version_that_was_not_checked_answers_a_job(
+    *,
+    worker: JobWorker,
+    subjects: tuple[str, ...],
+    asked: str | None,
+    scopes: tuple[Scope, ...],
+    size: tuple[int, int],
+) -> None:
+    worker.models.add("people", Network(1, subjects))  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 1})
+    job = worker.run(worker.create_for(asked, scopes, size))
+    assert (job.state, job.error and job.error.code) == ("failed", "model_not_ready")
+    assert job.result is None
