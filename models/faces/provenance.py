@@ -13,6 +13,8 @@ from contracts.inference.manifest import CHAMPION, Manifest
 from models.store.store import Store
 
 _TRIES = 5
+VERSION_FIELDS = ("version", "against")
+"""The fields of a job's request that name versions of its `model`."""
 
 
 @dataclass(frozen=True, slots=True)

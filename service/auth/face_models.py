@@ -6,14 +6,12 @@ have one in force: what it has learned of one of them cannot be left out of its 
 
 from fastapi import Request
 
-from contracts.errors import Conflict
 from contracts.inference.manifest import Manifest
-from database.faces.standings import has_consent
+from database.faces.version_consents import VersionConsents
 from models.faces.provenance import recognizes_people, subjects_of_version, takes_portraits
 from models.store.snapshot import ServedVersion
 from service.auth.principal import Principal, principal_of
 from service.dependencies import Services
-from service.faces.context import FaceServices
 from service.threads import run_in_threadpool
 
 
@@ -69,18 +67,6 @@ async def require_consents(services: Services, manifest: Manifest) -> None:
         Unavailable: The database does not answer.
     """
     if takes_portraits(manifest):
-        await run_in_threadpool(_require_consents, services.faces, manifest)
-
-
-def _require_consents(faces: FaceServices, manifest: Manifest) -> None:
-    policy = faces.repositories.policy.get()
-    if not policy.consent_required:
-        return
-    subjects = set(subjects_of_version(manifest))
-    standings = faces.repositories.standings.of(subjects)
-    if not all(has_consent(one, policy) for one in standings.values()) or subjects - set(standings):
-        raise Conflict(
-            f"Version {manifest.version} of '{manifest.model}' was trained on a person without a "
-            "consent that is in force, which this service requires. Record the consent, or train "
-            "again without that person and promote the new version."
-        )
+        faces = services.faces.repositories
+        consents = VersionConsents(faces.policy, faces.standings)
+        await run_in_threadpool(consents.require, manifest, subjects_of_version(manifest))

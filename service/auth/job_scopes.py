@@ -13,7 +13,7 @@ from contracts.faces.faces import FACE_MODEL
 from contracts.jobs import Job, JobKind
 from contracts.keys import Scope
 from database.jobs.jobs import Jobs
-from models.faces.provenance import recognizes_people
+from models.faces.provenance import VERSION_FIELDS, recognizes_people
 from models.store.store import Store
 from service.auth.principal import Principal
 from service.auth.scopes import scope_of_job
@@ -65,7 +65,7 @@ def _is_about_people(request: Mapping[str, Any], store: Store) -> bool:
     if request.get("subjects"):
         return True
     model = str(request.get("model"))
-    numbers = [request[name] for name in ("version", "against") if request.get(name) is not None]
+    numbers = [request[name] for name in VERSION_FIELDS if request.get(name) is not None]
     if model == FACE_MODEL:
         return True
     try:

@@ -40,6 +40,7 @@ from database.jobs.leases import Lease, Leases
 from models.faces.provenance import recognizes_people
 from models.serving.outputs import OutputReader
 from workers.inference.loaded_models import LoadedModels, Predictor
+from workers.jobs.consents import Consents
 from workers.jobs.tracing import job_context
 
 log = structlog.get_logger()
@@ -63,6 +64,7 @@ class InferenceJobRunner:
         worker_id: The owner of the leases.
         batch_limit: The largest batch; a job can be cancelled between two batches.
         batcher: Answers waiting clients before each batch.
+        consents: Of those whom the versions were trained on.
         metrics: Count the batches and their images.
     """
 
@@ -73,6 +75,7 @@ class InferenceJobRunner:
     worker_id: str
     batch_limit: int
     batcher: FasterQueues
+    consents: Consents
     metrics: Metrics = field(default_factory=Metrics)
 
     def run(self, job_id: str) -> None:
@@ -108,6 +111,7 @@ class InferenceJobRunner:
         """Whether the job ended here; False if another worker has it now."""
         began = time.monotonic()
         predictor = self._predictor(lease)
+        self.consents.require(predictor.manifest)
         images = self._images(lease)
         vectors: list[Vector] = []
         for start in range(0, len(images), self.batch_limit):

@@ -58,6 +58,7 @@ from workers.inference.model_manager import ModelManager
 from workers.inference.preload import Preloader, available_bytes
 from workers.inference.queue import Cancellation, WorkerQueues
 from workers.inference.statistics import InferenceStatistics
+from workers.jobs.consents import Consents
 
 log = structlog.get_logger()
 
@@ -248,6 +249,7 @@ class Worker:
             self._id,
             batch_limit=self._settings.max_batch_size,
             batcher=self._batcher,
+            consents=Consents.of(self._settings, engine),
             metrics=self._metrics,
         )
         conversions = ConversionRunner(self._store, self._client)

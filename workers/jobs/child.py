@@ -39,6 +39,7 @@ from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.processes import end_with_parent
+from workers.jobs.consents import Consents
 from workers.jobs.context import LeasedWork, json_safe
 from workers.jobs.disk import becomes_usable, disk_error
 from workers.jobs.handlers import TABLE, load_handler
@@ -148,8 +149,9 @@ class _Child:
             )
             # The memory is free when the process ends, or is kept for another job.
             self._held.close()
+            consents = Consents.of(settings, self._engine)
             return JobAttempt(
-                lease, work, self._leases, settings, self._kinds, held=self._held
+                lease, work, self._leases, settings, self._kinds, consents=consents, held=self._held
             ).run()
         except (Unavailable, TimeoutError) as error:
             log.warning("job_interrupted", job=job_id, error=str(error))
@@ -188,6 +190,7 @@ class JobAttempt:
         lease: Taken by the parent process.
         kinds: The table of handlers, see `workers.jobs.handlers`.
         work: What the handler sees of it.
+        consents: Of those whom the versions that it uses were trained on.
         held: Gives back what the job has reserved of the memory.
     """
 
@@ -199,12 +202,14 @@ class JobAttempt:
         settings: Settings,
         kinds: str,
         *,
+        consents: Consents,
         held: ExitStack,
     ) -> None:
         self._lease = lease
         self._leases = leases
         self._settings = settings
         self._kinds = kinds
+        self._consents = consents
         self._held = held
         self._files = JobFiles.of(settings)
         self._work = work
@@ -234,6 +239,7 @@ class JobAttempt:
             self._work.check()
             kind, settings = self._lease.kind, self._settings
             self._held.enter_context(reserved_memory(self._work, kind, settings, self._kinds))
+            self._consents.require_for(self._work.request)  # it may have waited for days
             # Importing TensorFlow and the like takes seconds.
             self._work.progress(Progress(fraction=0, phase="loading"))
             handler = load_handler(kind, self._kinds)

@@ -9,13 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.faces.consent import NewConsent, NewPolicy
+from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.inference.manifest import Provenance
 from contracts.jobs import Job
 from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, pack_bundle
+from contracts.settings import Settings
 from database.engine import open_engine
+from database.faces.repositories import FaceRepositories
 from database.installation import FILE, adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
@@ -24,6 +28,7 @@ from database.migrations import upgrade
 from tests.valkey import RealValkey
 from workers.inference.inference_jobs import InferenceJobRunner
 from workers.inference.loaded_models import LoadedModels
+from workers.jobs.consents import Consents
 
 PIXELS = np.full((4, 5, 3), 7, np.uint8)
 RAW = Item(bytes(16), 0, 0, "", PIXELS).pack()
@@ -39,7 +44,11 @@ class Network:
         self.version = version
         provenance = Provenance(spec={"subjects": list(subjects)})
         self.manifest = SimpleNamespace(
-            input_size=(4, 5), network="squeezenet", provenance=provenance
+            model="bright",
+            version=version,
+            input_size=(4, 5),
+            network="squeezenet",
+            provenance=provenance,
         )
 
     def run(self, operation: str, pixels: np.ndarray) -> np.ndarray:
@@ -55,6 +64,7 @@ class JobWorker:
     """A job table, and a worker that has loaded the network."""
 
     def __init__(self, home: Path, valkey: RealValkey) -> None:
+        self.settings = Settings(_env_file=None, home=home)
         url = f"sqlite:///{home / 'opsin.db'}"
         upgrade(url)
         self.engine = open_engine(url)
@@ -67,7 +77,15 @@ class JobWorker:
         leases = Leases(self.engine, lambda: datetime.now(UTC))
         self.metrics = Metrics()
         self.runner = InferenceJobRunner(
-            leases, self.client, self.files, models, "me", 4, NoFasterQueues(), self.metrics
+            leases,
+            self.client,
+            self.files,
+            models,
+            "me",
+            4,
+            NoFasterQueues(),
+            Consents.of(self.settings, self.engine),
+            self.metrics,
         )
 
     def create(self, *, stored: bool, pushed: bool) -> str:
@@ -185,3 +203,19 @@ def test_no_version_that_was_not_checked_answers_a_job(
     job = worker.run(worker.create_for(asked, scopes, size))
     assert (job.state, job.error and job.error.code) == ("failed", "model_not_ready")
     assert job.result is None
+
+
+def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker) -> None:
+    faces = FaceRepositories.of(worker.settings, worker.engine, lambda: datetime.now(UTC))
+    consent = NewConsent(version="2026-01", text_digest="sha256:ab")
+    subject = str(faces.subjects.create(NewSubject(name="Ada", consent=consent))["id"])
+    faces.policy.set(NewPolicy(consent_required=True))
+    worker.models.add("bright", Network(1, [subject]))  # type: ignore[arg-type]
+    assert worker.run(worker.create(stored=True, pushed=True)).state == "succeeded"
+    job_id = worker.create(stored=True, pushed=True)
+    faces.subjects.change(subject, SubjectChange(consent=None))
+    job = worker.run(job_id)
+    assert job.error is not None
+    assert (job.error.code, "consent" in job.error.detail) == ("conflict", True)
+    assert subject not in job.error.detail
+    assert not worker.files.work(job_id).exists()

@@ -23,6 +23,7 @@ KINDS = {
     "dream": f"{__name__}:echo",
     "dataset_import": f"{__name__}:count",
     "activations": f"{__name__}:count",
+    "evaluation": f"{__name__}:count",
     "enrollment": f"{__name__}:echo",
     "style_transfer": "no.such.module:run",
 }
