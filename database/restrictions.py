@@ -1,8 +1,10 @@
 """What was taken back: revoked keys, removed devices, withdrawn consents, disabled faces.
 
+Also what became stricter, see `database.faces.strictness`.
+
 A restored backup is older than that. `restrictions_of` reads it from the database that is about to
-be replaced, and `repeat` takes the same back in the restored one. `database.taken_back` keeps it
-for the restores after that.
+be replaced, and `repeat` and `tighten` do the same in the restored one. `database.taken_back` keeps
+it for the restores after that.
 """
 
 from collections.abc import Callable
@@ -16,15 +18,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts.audit import Action
+from contracts.faces.consent import Policy
+from contracts.faces.subjects import Threshold
 from database.audit import COMMAND, record
 from database.engine import DamagedDatabaseError, batches, reading, writing
 from database.faces.privacy.erasures import erased
+from database.faces.strictness import (
+    Tightened,
+    face_settings,
+    forbid_frames,
+    frameless,
+    tighten_policy,
+    tighten_threshold,
+)
 from database.faces.token_keys import drop_keys, signing_ids
 from database.keys import ends_of_keys, forgotten_keys, restrict_keys
 from database.tables import (
     AuditRecord,
     FaceDeviceRecord,
     FaceEventRecord,
+    FaceFileRecord,
     FaceSettingRecord,
     KeyRecord,
     SubjectRecord,
@@ -32,6 +45,7 @@ from database.tables import (
 
 KEYS, DEVICES, STANDINGS = "keys", "devices", "consents and disabled faces"
 ERASED = "erased people"
+FRAMES, LAXER = "deleted frames", "a laxer policy or threshold of faces"
 
 
 class Restrictions(BaseModel):
@@ -46,6 +60,9 @@ class Restrictions(BaseModel):
         disabled: Subjects whose face is disabled, with their failures; 0 if the operator did it.
         erased: Subjects that were erased.
         token_keys: The ids of the keys that sign tokens.
+        frameless: Subjects whose frames may not be stored.
+        policy: The policy of faces, if one was set.
+        threshold: The threshold of faces, if one was set.
         unread: What could not be read, or not all of it: of `KEYS`, `DEVICES` and so on.
     """
 
@@ -58,10 +75,13 @@ class Restrictions(BaseModel):
     disabled: dict[str, int] = {}
     erased: list[str] = []
     token_keys: list[str] = []
+    frameless: list[str] = []
+    policy: Policy | None = None
+    threshold: Threshold | None = None
     unread: list[str] = []
 
 
-NOTHING_KNOWN = Restrictions(unread=[KEYS, DEVICES, STANDINGS, ERASED])
+NOTHING_KNOWN = Restrictions(unread=[KEYS, DEVICES, STANDINGS, ERASED, FRAMES, LAXER])
 """Of a database that does not exist or cannot be read."""
 
 
@@ -124,6 +144,12 @@ _PARTS = (
         {FaceEventRecord.__tablename__: {"kind", "subject_id"}},
         lambda session: {"erased": erased(session)},
     ),
+    _Part(
+        FRAMES,
+        {_SUBJECTS: {"id", "keep_frames"}},
+        lambda session: {"frameless": frameless(session)},
+    ),
+    _Part(LAXER, {FaceSettingRecord.__tablename__: {"key", "value"}}, face_settings),
     _Part(
         "",
         {FaceSettingRecord.__tablename__: {"key", "value"}},
@@ -189,6 +215,8 @@ def unrepeated(engine: Engine, unread: list[str]) -> list[str]:
         DEVICES: select(FaceDeviceRecord.device_id),
         STANDINGS: subject.where(standing),
         ERASED: subject,
+        FRAMES: select(FaceFileRecord.id),
+        LAXER: subject,
     }
     with reading(engine) as session:
         return [
@@ -218,6 +246,27 @@ def repeat(engine: Engine, restrictions: Restrictions, clock: Callable[[], datet
         for action, subject in taken:
             record(session, COMMAND, action, subject, now)
     return len(taken) + dropped
+
+
+def tighten(engine: Engine, restrictions: Restrictions, clock: Callable[[], datetime]) -> Tightened:
+    """Let a restored database allow no more of faces than policy, threshold and frames did.
+
+    The files of the frames are the caller's to delete: no subject without `keep_frames` has any.
+
+    Raises:
+        Unavailable: The database does not answer.
+    """
+    now, policy, threshold = clock(), restrictions.policy, restrictions.threshold
+    with writing(engine) as session:
+        frames = forbid_frames(session, restrictions.frameless, now)
+        settings = [] if policy is None else tighten_policy(session, policy, now)
+        values = [] if threshold is None else tighten_threshold(session, threshold, now)
+        return Tightened(
+            settings=[*settings, *(values or [])],
+            frames=frames,
+            frameless=frameless(session),
+            incomparable=threshold if values is None else None,
+        )
 
 
 def _restricted(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
+from contracts.faces.consent import Policy
+from contracts.faces.subjects import Threshold
 from database.engine import batches, reading
-from database.restrictions import STANDINGS, Restrictions
+from database.faces.strictness import Setting, face_settings
+from database.restrictions import FRAMES, STANDINGS, Restrictions
 from database.tables import FaceDeviceRecord, SubjectRecord
 
 FILE = "taken-back.json"
@@ -34,6 +37,7 @@ class Person(BaseModel):
         consent: Whether it had one.
         failures: If its face was disabled, its failures; 0 if the operator did it.
         devices: Digests of its devices with their public keys; None if they could not be read.
+        frames: Whether its frames could be stored.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,6 +46,7 @@ class Person(BaseModel):
     consent: bool = True
     failures: int | None = None
     devices: tuple[str, ...] | None = None
+    frames: bool = True
 
 
 class TakenBack(BaseModel):
@@ -49,12 +54,16 @@ class TakenBack(BaseModel):
 
     Attributes:
         keys: When they end; None for those that were revoked.
+        policy: The last policy of faces that was read.
+        threshold: The last threshold.
     """
 
     model_config = ConfigDict(frozen=True)
 
     keys: dict[str, AwareDatetime | None] = {}
     people: dict[str, Person] = {}
+    policy: Policy | None = None
+    threshold: Threshold | None = None
 
     def merged(self, found: Restrictions, now: datetime, erased: Collection[str]) -> "TakenBack":
         """This and what a database knows, without erased people."""
@@ -63,7 +72,8 @@ class TakenBack(BaseModel):
         }
         people = {one: of for one, of in self.people.items() if one not in erased}
         without, disabled = set(found.without_consent), found.disabled
-        for one in {*found.devices, *without, *disabled}.difference(erased):
+        no_frames = set(found.frameless)
+        for one in {*found.devices, *without, *disabled, *no_frames}.difference(erased):
             before = people.get(one, Person(at=now))
             is_unread = STANDINGS in found.unread
             people[one] = Person(
@@ -71,8 +81,14 @@ class TakenBack(BaseModel):
                 consent=one not in without and (before.consent or not is_unread),
                 failures=disabled.get(one, before.failures if is_unread else None),
                 devices=_digests(found, one) if one in found.devices else before.devices,
+                frames=one not in no_frames and (before.frames or FRAMES not in found.unread),
             )
-        return TakenBack(keys=keys, people=people)
+        return TakenBack(
+            keys=keys,
+            people=people,
+            policy=found.policy or self.policy,
+            threshold=found.threshold or self.threshold,
+        )
 
     def applying_to(self, engine: Engine, token_keys: list[str]) -> Restrictions:
         """What applies to a restored database: of people, what is not older than its rows.
@@ -83,8 +99,14 @@ class TakenBack(BaseModel):
         Raises:
             Unavailable: The database does not answer.
         """
-        found = Restrictions(keys=self.keys, token_keys=token_keys)
         with reading(engine) as session:
+            restored = face_settings(session)
+            found = Restrictions(
+                keys=self.keys,
+                token_keys=token_keys,
+                policy=_unless_older(self.policy, restored["policy"]),
+                threshold=_unless_older(self.threshold, restored["threshold"]),
+            )
             for batch in batches(sorted(self.people)):
                 self._add(session, batch, found)
         return found
@@ -96,6 +118,8 @@ class TakenBack(BaseModel):
             person = self.people[subject_id]
             if not person.consent and updated_at <= person.at:
                 found.without_consent.append(subject_id)
+            if not person.frames and updated_at <= person.at:
+                found.frameless.append(subject_id)
             # A match enables a face again that was disabled for its failures.
             is_later = max(updated_at, last_used_at or updated_at) > person.at
             if person.failures is not None and not is_later:
@@ -156,6 +180,14 @@ def digest_of(device_id: str, public_key: dict[str, Any]) -> str:
 def _digests(found: Restrictions, subject_id: str) -> tuple[str, ...]:
     keys = found.device_keys[subject_id]
     return tuple(digest_of(one, keys[one]) for one in found.devices[subject_id])
+
+
+def _unless_older(noted: Setting | None, restored: Setting | None) -> Setting | None:
+    """What was noted, unless it is older than what was restored."""
+    oldest = datetime.min.replace(tzinfo=UTC)
+    if noted is None or restored is None:
+        return noted
+    return None if (restored.updated_at or oldest) > (noted.updated_at or oldest) else noted
 
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 from rich.console import Console
+from sqlalchemy import Engine
 
 from cli.backup.erasures import repeat_erasures
 from cli.backup.placing import NOTED
@@ -17,6 +18,7 @@ from cli.startup import migrate
 from contracts.settings import Settings
 from database import restrictions
 from database.engine import DamagedDatabaseError, open_engine
+from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import FILE as ERASED_IDS
 from database.faces.privacy.erased_ids import add_erased, erased_ids
 from database.migrations import current, is_known
@@ -107,6 +109,8 @@ def _repeat(settings: Settings, console: Console) -> None:
                 f"{count} keys, devices and consents that were revoked or withdrawn since, and "
                 "faces that were disabled, are so again. `GET /v1/audit` lists them.",
             )
+        for one in (noted, earlier):
+            _tighten(settings, engine, one, console)
         unread = restrictions.unrepeated(engine, noted.unread)
     finally:
         engine.dispose()
@@ -115,6 +119,31 @@ def _repeat(settings: Settings, console: Console) -> None:
     if unread:
         # An error, as `--quiet` suppresses notes.
         warn(errors(), _not_known(unread))
+
+
+def _tighten(settings: Settings, engine: Engine, noted: Restrictions, console: Console) -> None:
+    tightened = restrictions.tighten(engine, noted, _now)
+    files = FaceFiles(settings.faces_home)
+    for subject_id in tightened.frameless:
+        files.remove_all(subject_id)
+    if tightened.settings:
+        warn(
+            console,
+            "What was set for faces is stricter than in the backup, and stays: "
+            f"{', '.join(tightened.settings)}.",
+        )
+    if tightened.frames:
+        warn(
+            console,
+            f"The frames of people with keep_frames false are deleted again: {tightened.frames}.",
+        )
+    if (threshold := tightened.incomparable) is not None:
+        warn(
+            errors(),
+            f"The threshold that was set since, {threshold.similarity:g}, is of another embedder "
+            f"({threshold.embedder}) than the backup's, so that they cannot be compared. The "
+            "backup's is in force: see `GET /v1/faces/threshold`, and set it again.",
+        )
 
 
 def _not_known(unread: list[str]) -> str:

@@ -11,7 +11,7 @@ from database.engine import reading, writing
 from database.setting_rows import setting_row
 from database.tables import FaceSettingRecord
 
-_ROW_KEY = "policy"
+KEY = "policy"
 
 
 class FacePolicy:
@@ -25,7 +25,7 @@ class FacePolicy:
     def get(self) -> Policy:
         """Return the policy in force."""
         with reading(self._engine) as session:
-            row = session.get(FaceSettingRecord, _ROW_KEY)
+            row = session.get(FaceSettingRecord, KEY)
         return self._in_force(Policy() if row is None else Policy.model_validate(row.value))
 
     def set(self, new: NewPolicy) -> Policy:
@@ -33,7 +33,7 @@ class FacePolicy:
         now = self._clock()
         policy = Policy(**new.model_dump(), updated_at=now)
         with writing(self._engine) as session:
-            row, _ = setting_row(session, _ROW_KEY)
+            row, _ = setting_row(session, KEY)
             row.value, row.updated_at = policy.model_dump(mode="json"), now
         return self._in_force(policy)
 

@@ -10,7 +10,7 @@ from database.engine import reading, writing
 from database.setting_rows import setting_row
 from database.tables import FaceSettingRecord
 
-_ROW_KEY = "threshold"
+KEY = "threshold"
 
 
 class FaceThreshold:
@@ -23,7 +23,7 @@ class FaceThreshold:
     def get(self) -> Threshold:
         """Return the threshold that was set, or the default one."""
         with reading(self._engine) as session:
-            row = session.get(FaceSettingRecord, _ROW_KEY)
+            row = session.get(FaceSettingRecord, KEY)
         return DEFAULT_THRESHOLD if row is None else Threshold.model_validate(row.value)
 
     def set(self, threshold: Threshold) -> Threshold:
@@ -31,6 +31,6 @@ class FaceThreshold:
         now = self._clock()
         stored = threshold.model_copy(update={"updated_at": now})
         with writing(self._engine) as session:
-            row, _ = setting_row(session, _ROW_KEY)
+            row, _ = setting_row(session, KEY)
             row.value, row.updated_at = stored.model_dump(mode="json"), now
         return stored
