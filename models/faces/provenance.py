@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from contracts.errors import VersionInUse, VersionNotFound
 from contracts.faces.faces import FACE_MODEL
 from contracts.inference.manifest import CHAMPION, Manifest
-from models.store.store import Store
+from models.store.store import AliasMovedError, Store, unmoved
 
 _TRIES = 5
 VERSION_FIELDS = ("version", "against")
@@ -85,8 +85,9 @@ def require_readable(store: Store) -> None:
 def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
     """Delete all versions that were trained on a subject, and their aliases.
 
-    The champion alias moves to the newest version of the model without the subject, so that the
-    model is still served; if there is none, the model is no longer served.
+    The champion alias moves back to the version without the subject that was champion last, so that
+    the model is still served; if there is none, the model is no longer served until a version is
+    promoted. One that was refused or never promoted does not become champion.
 
     Returns:
         The deleted versions.
@@ -102,7 +103,8 @@ def _delete(store: Store, trained: TrainedVersion, subject_id: str) -> None:
     for tries_left in reversed(range(_TRIES)):
         for alias, version in store.aliases(trained.model).items():
             if version == trained.version:
-                _move_alias(store, trained.model, alias, subject_id)
+                with suppress(AliasMovedError):
+                    _move_alias(store, trained, alias, subject_id)
         try:
             return store.delete(trained.model, trained.version)
         except VersionInUse:  # an alias was set in between
@@ -111,16 +113,18 @@ def _delete(store: Store, trained: TrainedVersion, subject_id: str) -> None:
     return None
 
 
-def _move_alias(store: Store, model: str, alias: str, subject_id: str) -> None:
-    others = [
+def _move_alias(store: Store, trained: TrainedVersion, alias: str, subject_id: str) -> None:
+    model, check = trained.model, unmoved(trained.version)
+    usable = {
         manifest.version
         for manifest in store.manifests(model)
         if subject_id not in subjects_of_version(manifest)
-    ]
-    if alias == CHAMPION and others:
-        store.promote(model, max(others), alias)
+    }
+    former = [version for version in store.former_champions(model) if version in usable]
+    if alias == CHAMPION and former:
+        store.promote(model, former[0], alias, check=check)
     else:
-        store.drop_alias(model, alias)
+        store.drop_alias(model, alias, check=check)
 
 
 def subjects_of_version(manifest: Manifest) -> list[str]:

@@ -10,9 +10,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.errors import NeedsOperator
+from contracts.inference.manifest import CHAMPION
 from models.store.manifest import write_atomically
 
 ALIASES = "aliases.json"
+
+_MOST_FORMER = 100
 
 
 class DamagedAliasesError(NeedsOperator, ValueError):
@@ -26,6 +29,8 @@ class Aliases(BaseModel):
 
     aliases: dict[str, int] = {}
     highest: int = 0
+    former: tuple[int, ...] = ()
+    """The versions that were champion before this one, oldest first, without those rolled back."""
 
     @classmethod
     def read(cls, folder: Path) -> "Aliases":
@@ -48,16 +53,25 @@ class Aliases(BaseModel):
         write_atomically(folder / ALIASES, self.model_dump_json(indent=2))
 
     def with_alias(self, alias: str, version: int) -> "Aliases":
-        return Aliases(aliases=self.aliases | {alias: version}, highest=self.highest)
+        return self._changed(self.aliases | {alias: version})
 
     def without_alias(self, alias: str) -> "Aliases":
         remaining = {name: version for name, version in self.aliases.items() if name != alias}
-        return Aliases(aliases=remaining, highest=self.highest)
+        return self._changed(remaining)
 
     def with_version(self, version: int) -> "Aliases":
         """The same aliases, with `version` counted among the numbers in use."""
-        return Aliases(aliases=self.aliases, highest=max(self.highest, version))
+        return self.model_copy(update={"highest": max(self.highest, version)})
 
     def names_of(self, version: int) -> list[str]:
         """The aliases that point to `version`, sorted."""
         return sorted(name for name, number in self.aliases.items() if number == version)
+
+    def _changed(self, aliases: dict[str, int]) -> "Aliases":
+        before, after = self.aliases.get(CHAMPION), aliases.get(CHAMPION)
+        former = self.former
+        if before is not None and before != after:
+            former = (*former, before)[-_MOST_FORMER:]
+        if after in former:
+            former = former[: former.index(after)]
+        return self.model_copy(update={"aliases": aliases, "former": former})

@@ -13,13 +13,14 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
 from contracts.errors import (
+    Conflict,
     ModelNotFound,
     Unavailable,
     ValidationFailed,
@@ -51,6 +52,27 @@ _SETTLED_NS = 60 * 10**9
 
 ModelState: TypeAlias = tuple[int, ...]
 """See `Store.state`."""
+
+Check: TypeAlias = Callable[[int | None], None]
+"""Gets the version that an alias points to (None: to none), under the model's lock; may raise."""
+
+
+class AliasMovedError(Conflict):
+    """An alias no longer points to the version that it was to be moved from."""
+
+
+def unmoved(version: int | None) -> Check:
+    """Lets an alias be moved from that version only; otherwise raises `AliasMovedError`."""
+
+    def check(holder: int | None) -> None:
+        if holder != version:
+            raise AliasMovedError("The alias was moved in the meantime.")
+
+    return check
+
+
+def _anything(_holder: int | None) -> None:
+    """Lets every alias be moved."""
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -167,6 +189,10 @@ class Store:
         """The aliases of a model and the versions that they point to."""
         return dict(Aliases.read(self._folder(model)).aliases)
 
+    def former_champions(self, model: str) -> list[int]:
+        """The versions that were champion before, latest first; some may be deleted."""
+        return list(reversed(Aliases.read(self._folder(model)).former))
+
     def changed_at(self, model: str) -> float:
         """Unix time when a version was last published, promoted or deleted; 0 if never."""
         try:
@@ -237,9 +263,17 @@ class Store:
         version: int | str,
         alias: str = CHAMPION,
         *,
+        check: Check = _anything,
         timeout: float = LOCK_SECONDS,
     ) -> int | None:
         """Point an alias to a version; pointing it back to an older one is a rollback.
+
+        Args:
+            model: Its name.
+            version: A number or an alias.
+            alias: A new one is created.
+            check: Refuses to move the alias from the version that it points to.
+            timeout: Seconds to wait for another change of the model.
 
         Returns:
             The version that it pointed to before; None if it is new.
@@ -254,16 +288,31 @@ class Store:
         self.resolve(model, version)
         with self._locked_model(model, timeout) as aliases:
             number = self.resolve(model, version)
+            check(aliases.aliases.get(alias))
             aliases.with_alias(alias, number).write(self._folder(model))
             return aliases.aliases.get(alias)
 
-    def drop_alias(self, model: str, alias: str, *, timeout: float = LOCK_SECONDS) -> None:
+    def drop_alias(
+        self,
+        model: str,
+        alias: str,
+        *,
+        check: Check = _anything,
+        timeout: float = LOCK_SECONDS,
+    ) -> None:
         """Remove an alias; nothing happens if it does not exist.
+
+        Args:
+            model: Its name.
+            alias: The alias.
+            check: As for `promote`.
+            timeout: As for `promote`.
 
         Raises:
             LockHeldError: As `promote`.
         """
         with self._locked_model(model, timeout) as aliases:
+            check(aliases.aliases.get(alias))
             aliases.without_alias(alias).write(self._folder(model))
 
     def delete(self, model: str, version: int, *, timeout: float = LOCK_SECONDS) -> None:

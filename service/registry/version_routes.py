@@ -1,6 +1,7 @@
 """`/v1/models/{name}/versions` and `/aliases`: the versions in the store and which one serves."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -85,10 +86,12 @@ async def set_alias(
 
     The response comes when the workers have loaded and warmed up that version and every API process
     knows it, so that it answers the next request, or when the deadline is near. No request fails
-    meanwhile. Repeating the request changes nothing.
+    meanwhile. Repeating the request changes nothing. If the alias points to a version that
+    recognizes people, the key also needs the scope `faces`.
     """
     await run_in_threadpool(_require_scope, request, services.store, name, body.version)
-    promote = services.store.promote
+    require = partial(_require_scope_of_holder, request, services.store, name)
+    promote = partial(services.store.promote, check=require)
     await services.lock_waiting.run(
         name, promote, name, body.version, body.alias, seconds=deadline.remaining
     )
@@ -117,9 +120,10 @@ async def delete_alias(
     if alias not in aliases:
         known = ", ".join(aliases) or "none"
         raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
-    with suppress(VersionNotFound):  # deleted: the alias can still be removed
-        await run_in_threadpool(_require_scope, request, services.store, name, aliases[alias])
-    await services.lock_waiting.run(name, services.store.drop_alias, name, alias)
+    require = partial(_require_scope_of_holder, request, services.store, name)
+    await services.lock_waiting.run(
+        name, partial(services.store.drop_alias, check=require), name, alias
+    )
     await audit.record(request, services, "alias_deleted", f"{name} {alias}")
     await services.changes.announce("models")
     return Response(status_code=204)
@@ -227,6 +231,13 @@ def _require_scope(request: Request, store: Store, name: str, version: int) -> N
     number = store.resolve(name, version)
     with suppress(VersionNotFound):  # damaged, and used by nobody; it can be deleted
         require_scope_for(principal_of(request), store.manifest(name, number))
+
+
+def _require_scope_of_holder(request: Request, store: Store, name: str, holder: int | None) -> None:
+    """As `_require_scope`, for the version that an alias is taken away from, if there is one."""
+    with suppress(VersionNotFound):  # deleted or damaged, and used by nobody
+        if holder is not None:
+            _require_scope(request, store, name, holder)
 
 
 def _info(services: Services, name: str) -> ModelInfo:

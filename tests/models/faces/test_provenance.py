@@ -20,12 +20,15 @@ def store(tmp_path: Path) -> Store:
         ("pets", None),
     ]
     for model, subjects in rows:
-        with store.staging() as folder:
-            write_files(folder)
-            provenance = Provenance(spec={"subjects": subjects})
-            draft = DRAFT.model_copy(update={"provenance": provenance})
-            store.promote(model, store.publish(model, folder, draft))
+        store.promote(model, add(store, model, subjects))
     return store
+
+
+def add(store: Store, model: str, subjects: list[str] | None) -> int:
+    with store.staging() as folder:
+        write_files(folder)
+        provenance = Provenance(spec={"subjects": subjects})
+        return store.publish(model, folder, DRAFT.model_copy(update={"provenance": provenance}))
 
 
 def test_finds_the_versions_of_one_subject(store: Store) -> None:
@@ -43,6 +46,42 @@ def test_the_champion_falls_back_to_a_version_without_the_subject(store: Store) 
     assert store.aliases("door") == {"champion": 2}
     assert store.versions("pets") == [1]
     assert not list(store.path("door", 2).parent.glob("[13]"))
+
+
+def test_a_version_that_was_never_champion_does_not_become_it(store: Store) -> None:
+    add(store, "door", ["sub_bob", "sub_eve"])  # 4: worse than the champion, for example
+    add(store, "door", None)
+    erase(store, "sub_ada")
+    assert (store.versions("door"), store.aliases("door")) == ([2, 4, 5], {"champion": 2})
+    erase(store, "sub_bob")
+    assert (store.versions("door"), store.aliases("door")) == ([5], {})
+
+
+def test_a_version_that_was_rolled_back_does_not_become_champion_again(store: Store) -> None:
+    assert store.former_champions("door") == [2, 1]
+    store.promote("door", 2)  # 3 is rolled back
+    assert store.former_champions("door") == [1]
+    store.drop_alias("door", "champion")
+    assert store.former_champions("door") == [2, 1]
+    store.promote("door", add(store, "door", ["sub_ada", "sub_eve"]))
+    erase(store, "sub_eve")  # in 2, 3 and 4
+    assert store.aliases("door") == {"champion": 1}
+
+
+def test_an_alias_that_somebody_moves_meanwhile_stays_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fourth = add(store, "door", ["sub_eve"])
+    former = store.former_champions
+
+    def moved(model: str) -> list[int]:
+        versions = former(model)
+        store.promote(model, fourth)
+        return versions
+
+    monkeypatch.setattr(store, "former_champions", moved)
+    erase(store, "sub_ada")
+    assert (store.versions("door"), store.aliases("door")) == ([2, 4], {"champion": 4})
 
 
 def test_a_model_without_versions_is_no_longer_served(store: Store) -> None:

@@ -192,6 +192,36 @@ def test_a_key_with_all_scopes_is_not_refused(keyed: Client) -> None:
         assert answer.status_code not in {401, 403}, (template, answer.text)
 
 
+def test_an_alias_is_not_taken_away_from_a_version_of_people() -> None:
+    fakes = FakeServices()
+    table = fakes.with_keys()
+    keys = {
+        scopes: table.create(NewKey(name="n", scopes=list(scopes)), actor=COMMAND).key or ""
+        for scopes in (("models",), ("models", "faces"))
+    }
+    manifest_of(fakes)
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        fakes.store.publish("door", folder, DRAFT)
+    info = fakes.workers.models()[0].model_copy(update={"name": "door"})
+    fakes.workers.models = lambda: [info]  # type: ignore[method-assign]
+    with (
+        listening(Settings(_env_file=None), fakes) as url,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        for (scopes, key), holder in zip(keys.items(), (1, 2), strict=True):
+            sent = {"alias": "champion", "version": 2}
+            answer = client.post("/v1/models/door/aliases", json=sent, headers={"X-API-Key": key})
+            assert (answer.status_code == 403) is ("faces" not in scopes), answer.text
+            assert fakes.store.aliases("door") == {"champion": holder, "door": 1}
+        # Its own, of ordinary versions only.
+        headers = {"X-API-Key": keys["models",]}
+        sent = {"alias": "canary", "version": 2}
+        answer = client.post("/v1/models/door/aliases", json=sent, headers=headers)
+        assert answer.status_code in {200, 202}, answer.text
+        assert client.delete("/v1/models/door/aliases/canary", headers=headers).status_code == 204
+
+
 def test_a_manifest_names_no_subject_to_others() -> None:
     fakes = FakeServices()
     table = fakes.with_keys()
