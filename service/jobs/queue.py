@@ -12,11 +12,13 @@ or is removed, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import structlog
@@ -25,7 +27,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.errors import JobNotFound, OpsinError, Unavailable
+from contracts.errors import DeadlineExceeded, JobNotFound, OpsinError, Unavailable
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.queue import redis_keys
@@ -102,6 +104,7 @@ class JobQueue:
         self._settings = settings
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
+        self._accepting: set[asyncio.Task[CreatedJob]] = set()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
         self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
         self._purges = PeriodicTask("job-purge", self._purge, seconds=_PURGE_SECONDS)
@@ -116,6 +119,7 @@ class JobQueue:
         await self._checks.stop()
         await self._purges.stop()
         await self._sweeps.stop()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
         self._publisher.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
@@ -149,22 +153,17 @@ class JobQueue:
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
-        await self._store(job_id, kind, items)
         full_request = request | {
             "model": network,
             "version": version,
             "items": [_item_info(item) for item in items],
         }
-        try:
-            created = await run_in_threadpool(
-                self._create, kind, full_request, idempotency, job_id, client
-            )
-        except OpsinError:
-            await self._discard_all(job_id)
-            raise
-        if not created.is_new:
-            await self._discard_all(job_id)
-        else:
+        created = await self._accept(
+            self._store(job_id, kind, items),
+            partial(self._create, kind, full_request, idempotency, job_id, client),
+            partial(self._discard_all, job_id),
+        )
+        if created.is_new:
             await self._send(created.job.id, None, network)
         return created.job
 
@@ -198,17 +197,12 @@ class JobQueue:
             len(content) for content in (inputs or {}).values() if isinstance(content, bytes)
         )
         await run_in_threadpool(require_job_room, self._settings, kind, size)
-        await run_in_threadpool(self._files.store_inputs, job_id, inputs or {})
-        try:
-            created = await run_in_threadpool(
-                self._create, kind, request, idempotency, job_id, client
-            )
-        except OpsinError:
-            await run_in_threadpool(self._files.remove, job_id)
-            raise
-        if not created.is_new:
-            await run_in_threadpool(self._files.remove, job_id)
-        else:
+        created = await self._accept(
+            run_in_threadpool(self._files.store_inputs, job_id, inputs or {}),
+            partial(self._create, kind, request, idempotency, job_id, client),
+            partial(run_in_threadpool, self._files.remove, job_id),
+        )
+        if created.is_new:
             await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
 
@@ -261,6 +255,26 @@ class JobQueue:
             Unavailable: The database does not answer.
         """
         return await run_in_threadpool(self._jobs.earlier, IdempotencyKey(key, kind, digest))
+
+    async def _accept(
+        self,
+        store: Coroutine[Any, Any, None],
+        create: Callable[[], CreatedJob],
+        discard: Callable[[], Awaitable[object]],
+    ) -> CreatedJob:
+        """Store the input of a job, then create the row; without a row the input is discarded.
+
+        If the caller's time is over, that goes on without it: otherwise the input would stay.
+        """
+        is_gone = Event()
+        task = asyncio.create_task(_accepted(store, create, discard, is_gone))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            is_gone.set()
+            raise
 
     def _create(
         self,
@@ -368,6 +382,28 @@ class JobQueue:
             return int(await cast("Any", self._client.llen(queue)))
         except (RedisError, OSError):
             return _MAX_UNREAD
+
+
+async def _accepted(
+    store: Coroutine[Any, Any, None],
+    create: Callable[[], CreatedJob],
+    discard: Callable[[], Awaitable[object]],
+    is_gone: Event,
+) -> CreatedJob:
+    def create_unless_gone() -> CreatedJob:
+        if is_gone.is_set():
+            raise DeadlineExceeded("Nobody waits for the job any more.")
+        return create()
+
+    try:
+        await store
+        created = await run_in_threadpool(create_unless_gone)
+    except OpsinError:
+        await discard()
+        raise
+    if not created.is_new:
+        await discard()
+    return created
 
 
 def _key_of(kind: JobKind, idempotency: tuple[str, str] | None) -> IdempotencyKey | None:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -24,8 +25,12 @@ from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from database.migrations import upgrade
 from models.store.store import Store
+from service.jobs import queue as queue_module
 from service.jobs.queue import JobItem, JobQueue
+from service.threads import run_in_threadpool
 from tests.valkey import RealValkey
+
+T = TypeVar("T")
 
 
 class Parts:
@@ -141,6 +146,49 @@ def test_a_repeated_key_returns_the_first_job_and_leaves_no_files(
             await send("b")
         assert parts.folders() == {first}
         assert await parts.client.llen("pictures") == 1
+
+    run(tmp_path, valkey, test)
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+def test_whoever_gives_up_while_a_job_is_stored_leaves_nothing(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, has_images: bool
+) -> None:
+    """By a short `X-Timeout-Ms`, while many wait for the threads: Redis would fill up."""
+
+    async def test(parts: Parts) -> None:
+        is_stored, may_go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(function: Callable[..., T], *args: Any, **options: Any) -> T:
+            if parts.folders():
+                is_stored.set()
+                await may_go_on.wait()
+            return await run_in_threadpool(function, *args, **options)
+
+        monkeypatch.setattr(queue_module, "run_in_threadpool", slow)
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        submit = (
+            parts.job_queue.submit(
+                "classify",
+                "squeezenet",
+                1,
+                request={},
+                items=[JobItem(None, 64, 64, pixels)],
+                idempotency=None,
+            )
+            if has_images
+            else parts.job_queue.submit_work("dream", {}, inputs={"image": b"1"})
+        )
+        task = asyncio.ensure_future(submit)
+        await asyncio.wait_for(is_stored.wait(), 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert len(parts.folders()) == 1
+        may_go_on.set()
+        await parts.job_queue.stop()
+        assert parts.folders() == set()
+        assert await parts.client.keys("*") == []
+        assert parts.jobs.list().items == []
 
     run(tmp_path, valkey, test)
 
