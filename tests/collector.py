@@ -51,7 +51,7 @@ class Collector:
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         return [span for span in list(self.spans) if span.trace_id == trace_id]
 
-    def until(self, condition: Callable[[], bool], seconds: float = 30) -> list[ReceivedSpan]:
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> list[ReceivedSpan]:
         """Wait until enough has arrived; fail with the names of what has."""
         deadline = time.monotonic() + seconds
         while not condition():

@@ -5,7 +5,6 @@ import getpass
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 
 from database.engine import open_engine
+from tests.ports import free_port
 
 
 class NoPostgresqlError(Exception):
@@ -37,16 +37,14 @@ def running_postgresql() -> Iterator[str]:
         raise NoPostgresqlError("psycopg is not installed")
     # PostgreSQL refuses to run as root.
     user = "postgres" if os.getuid() == 0 else getpass.getuser()
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="opsin-postgres-") as folder:
         if os.getuid() == 0:
             shutil.chown(folder, user)
         data = f"{folder}/data"
         options = ["-U", "opsin", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(
-            [initdb, "-D", data, *options], check=True, capture_output=True, timeout=60, user=user
+            [initdb, "-D", data, *options], check=True, capture_output=True, timeout=120, user=user
         )
         arguments = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
         process = subprocess.Popen(
@@ -56,7 +54,7 @@ def running_postgresql() -> Iterator[str]:
             yield _ready(f"postgresql+psycopg://opsin@127.0.0.1:{port}/postgres")
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @contextlib.contextmanager
@@ -80,7 +78,7 @@ def new_database(url: str, name: str) -> str:
 
 def _ready(url: str) -> str:
     engine = open_engine(url)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             with engine.connect() as connection:

@@ -21,7 +21,8 @@ from cli.processes.supervisor import Supervisor
 from cli.processes.valkey import embedded
 from contracts.settings import Settings
 from tests.cli.conftest import home, start
-from tests.cli.running import Starter, free_port, until
+from tests.cli.running import Starter, until
+from tests.ports import free_port
 
 __all__ = ["home", "start"]  # fixtures
 

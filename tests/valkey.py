@@ -3,6 +3,7 @@
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -34,7 +35,7 @@ class RealValkey:
             ],
             stdout=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         with redis.Redis(unix_socket_path=str(self.socket)) as client:
             while True:
                 try:
@@ -56,10 +57,18 @@ class RealValkey:
         while self._clients:
             self._clients.pop().close()
 
+    def log_content(self) -> bytes:
+        """The content of its append-only file, which it may be rewriting."""
+        found = b""
+        for path in (self.socket.parent / "appendonlydir").iterdir():
+            with suppress(FileNotFoundError):
+                found += path.read_bytes()
+        return found
+
     def kill(self) -> None:
         if self.process:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
 
     def close(self) -> None:
         self.close_clients()

@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Starter]:
         if run.process.poll() is None:
             left = run.descendants()
             run.process.send_signal(signal.SIGKILL)
-            run.process.wait(5)
+            run.process.wait(60)
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()

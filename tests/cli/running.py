@@ -1,6 +1,5 @@
 """Real processes under test: started, waited for with a deadline, and never left behind."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -12,19 +11,12 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(check: Callable[[], object], seconds: float = 20) -> None:
+def until(check: Callable[[], object], seconds: float = 60) -> None:
     """Waits for a condition, and fails the test where it does not come."""
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Run:
@@ -53,7 +45,7 @@ class Run:
         until(lambda: text in self.text or self.process.poll() is not None, seconds)
         assert text in self.text, self.text
 
-    def wait(self, seconds: float = 30) -> int:
+    def wait(self, seconds: float = 120) -> int:
         return self.process.wait(seconds)
 
 

@@ -10,7 +10,7 @@ from cli.commands import keys
 from cli.home import Home
 from contracts.inference.registry import ModelInfo
 from contracts.settings import Settings
-from tests.cli.running import free_port
+from tests.ports import free_port
 
 BASE_ALONE = ModelInfo(
     name="vgg16",

@@ -26,8 +26,8 @@ from database.migrations import upgrade
 from models.catalog import CATALOG
 from models.store.store import Store
 from tests.cli.backup.furnished import now, publish
-from tests.cli.running import free_port
 from tests.models.datasets.packing import photo, written
+from tests.ports import free_port
 
 KEY, FOLDER, IMAGE, OUT = "KEY", "FOLDER", "IMAGE", "OUT"
 """Words that the test replaces."""

@@ -11,7 +11,8 @@ import pytest
 from cli.running_home import Running, noted, running_home, running_services
 from cli.settings import load
 from contracts.settings import Settings
-from tests.cli.running import ROOT, Starter, free_port
+from tests.cli.running import ROOT, Starter
+from tests.ports import free_port
 
 
 def opsin(
@@ -29,7 +30,7 @@ def opsin(
         env=environment,
         text=True,
         capture_output=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 

@@ -12,8 +12,9 @@ import pytest
 
 from cli.streams import shown
 from tests.cli.commands.test_classify import Server
-from tests.cli.running import ROOT, free_port
+from tests.cli.running import ROOT
 from tests.cli.serving import serving
+from tests.ports import free_port
 
 NAME = b"caf\xe9 [1]\n.png"
 
@@ -43,7 +44,7 @@ def opsin(*words: str | bytes, folder: Path, **env: str) -> subprocess.Completed
         env=environment,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=180,
         stdin=subprocess.DEVNULL,
     )
 

@@ -4,7 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from models.store.aliases import ALIASES
+from tests.ports import free_port
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,13 +117,13 @@ class Installation:
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         process = self.processes.pop(name)
         process.send_signal(number)
-        process.wait(30)
+        process.wait(60)
 
     def log(self, name: str) -> str:
         return (self.home / f"{name}.log").read_text()[-4000:]
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path, timeout=60)
 
     def close(self) -> None:
         for process in self.processes.values():
@@ -148,8 +148,3 @@ def link(source: str, target: str) -> None:
         if error.errno not in {errno.EXDEV, errno.EPERM, errno.ENOTSUP}:
             raise
         shutil.copy2(source, target)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from contracts.metrics.exposition import Merged, exposition
-from tests.flow.installation import ROOT, free_port
+from tests.flow.installation import ROOT
+from tests.ports import free_port
 
 DEPLOY = ROOT / "deploy"
 RULES = [str(DEPLOY / "prometheus" / name) for name in ("rules.yml", "alerts.yml")]
@@ -123,7 +124,7 @@ def scraping(target: str, folder: Path, rules: Sequence[str] = RULES) -> Iterato
     finally:
         prometheus.close()
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def dashboard_queries() -> list[tuple[str, str]]:

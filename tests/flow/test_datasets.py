@@ -75,14 +75,14 @@ def send_half(api: Installation, archive: bytes) -> socket.socket:
     """Send the first half of a form, and wait until the API has written some of it to disk."""
     head = b'--x\r\nContent-Disposition: form-data; name="archive"; filename="a.zip"\r\n\r\n'
     address = urlsplit(api.url)
-    connection = socket.create_connection((address.hostname, address.port), timeout=10)
+    connection = socket.create_connection((address.hostname, address.port), timeout=60)
     connection.sendall(
         b"POST /v1/datasets HTTP/1.1\r\nHost: localhost\r\n"
         b"Content-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n" % (len(head) + len(archive) + 9)
     )
     connection.sendall(head + archive[: len(archive) // 2])
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not list(api.home.glob("datasets/.staging/*/archive")):
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -19,7 +19,7 @@ def submit(client: httpx.Client, data: bytes, **headers: str) -> httpx.Response:
     )
 
 
-def wait_for_job(client: httpx.Client, job_id: str, seconds: float = 30) -> dict[str, Any]:
+def wait_for_job(client: httpx.Client, job_id: str, seconds: float = 60) -> dict[str, Any]:
     deadline = time.monotonic() + seconds
     while True:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()

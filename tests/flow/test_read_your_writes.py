@@ -13,8 +13,9 @@ import pytest
 from contracts.inference.manifest import Draft
 from models.store.store import Store
 from tests.flow.conftest import Networks
-from tests.flow.installation import Installation, free_port
+from tests.flow.installation import Installation
 from tests.images import encoded, scene
+from tests.ports import free_port
 
 MODEL = "efficientnet_lite0"
 ADMIN = "the-admin-of-this-test"

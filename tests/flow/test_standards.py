@@ -135,7 +135,7 @@ def test_triton_gets_labels(stock: Any, client: httpx.Client, pixels: Pixels, se
 def test_triton_reads_statistics(stock: Any, pixels: Pixels) -> None:
     (before,) = stock.get_inference_statistics(MODEL)["model_stats"]
     stock.infer(MODEL, [image_of(pixels, binary=True)])
-    deadline = time.monotonic() + 20  # the worker reports once a second
+    deadline = time.monotonic() + 60  # the worker reports once a second
     while time.monotonic() < deadline:
         (after,) = stock.get_inference_statistics(MODEL, "1")["model_stats"]
         if after["inference_count"] > before["inference_count"]:
@@ -260,7 +260,7 @@ def test_the_examples_of_the_how_to_work(running: Installation, photos: Path) ->
             continue
         command = [sys.executable, "-c"] if language == "python" else ["bash", "-euc"]
         done = subprocess.run(
-            [*command, code], check=False, capture_output=True, text=True, timeout=60
+            [*command, code], check=False, capture_output=True, text=True, timeout=180
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout)

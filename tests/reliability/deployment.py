@@ -18,7 +18,8 @@ import httpx
 import psutil
 
 from tests.conftest import SHARED
-from tests.flow.installation import ROOT, free_port, link
+from tests.flow.installation import ROOT, link
+from tests.ports import free_port
 
 MODEL = "squeezenet"
 READY_SECONDS = 300.0

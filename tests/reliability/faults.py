@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from tests.flow.installation import free_port
+from tests.ports import free_port
 from tests.reliability.deployment import Deployment
 
 HOLD_SECONDS = 8.0

@@ -42,4 +42,4 @@ def caddy(folder: Path, upstream: str, port: int) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)

@@ -18,7 +18,8 @@ from contracts.settings import Settings
 from models.explain.layers import write_layers
 from models.store.manifest import MANIFEST
 from service.server import server_config
-from tests.service.nginx import free_port, nginx
+from tests.ports import free_port
+from tests.service.nginx import nginx
 from tests.service.parts import SERVED, FakeServices
 
 
@@ -70,20 +71,20 @@ def _listening_directly(settings: Settings, fakes: FakeServices) -> Iterator[str
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 60
             while not server.started and time.monotonic() < until:
                 time.sleep(0.01)
             assert server.started
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(timeout=15)
+            thread.join(timeout=60)
             assert not thread.is_alive()
 
 
 @pytest.fixture
 def client(fakes: FakeServices, settings: Settings) -> Iterator[httpx.Client]:
-    with listening(settings, fakes) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with listening(settings, fakes) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

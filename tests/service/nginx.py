@@ -43,11 +43,6 @@ def snippets() -> list[str]:
     return re.findall(r"```nginx\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
     """nginx with these servers, one of which listens on the port."""
@@ -61,12 +56,12 @@ def nginx(folder: Path, servers: str, port: int) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait(timeout=10)
+            process.wait(timeout=60)
 
 
 def wait_for_port(process: "subprocess.Popen[bytes]", port: int) -> None:
     """Wait until the proxy listens."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         if process.poll() is not None:
             assert process.stdout is not None

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from contracts.jobs import Artifact
 from contracts.settings import Settings
+from tests.ports import free_port
 from tests.service.caddy import caddy, require_caddy
-from tests.service.nginx import PAGE, UPSTREAM, free_port, nginx, require_nginx, snippets
+from tests.service.nginx import PAGE, UPSTREAM, nginx, require_nginx, snippets
 from tests.service.parts import NOW, FakeServices, gray_png
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
@@ -122,7 +123,7 @@ def test_requests_of_all_kinds_pass(site: httpx.Client) -> None:
 
 def test_events_come_as_they_happen(site: httpx.Client, fakes: FakeServices) -> None:
     fakes.jobs.put(JOB, state="running", attempt=1, started_at=NOW)
-    with site.stream("GET", f"/opsin/v1/jobs/{JOB}/events", timeout=20) as stream:
+    with site.stream("GET", f"/opsin/v1/jobs/{JOB}/events", timeout=60) as stream:
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith("event:")) == "event: state"
         fakes.jobs.put(JOB, state="succeeded", attempt=1, started_at=NOW, finished_at=NOW)

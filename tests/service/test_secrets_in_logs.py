@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.ports import free_port
 from tests.service.parts import gray_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,8 +28,7 @@ serve(settings, fakes.open_services)
 
 
 def test_keys_are_not_logged() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(port=port, key=BOOTSTRAP)],
         cwd=ROOT,
@@ -40,7 +40,7 @@ def test_keys_are_not_logged() -> None:
     try:
         secrets = _use(f"http://127.0.0.1:{port}", port)
         process.send_signal(signal.SIGTERM)
-        log = process.communicate(timeout=30)[0]
+        log = process.communicate(timeout=60)[0]
     finally:
         if process.poll() is None:
             process.kill()
@@ -76,7 +76,7 @@ def _use(url: str, port: int) -> list[str]:
     )
     assert broken.status_code == 500
     assert key not in broken.text
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as wire:
         wire.sendall(f"GET / HTTP/1.1\r\nX-API-Key {key}\r\n\r\n".encode())
         assert b"400" in wire.recv(65536)
     return [BOOTSTRAP, wrong, key[-48:]]

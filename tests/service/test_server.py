@@ -14,6 +14,7 @@ import pytest
 from contracts.settings import Settings
 from service.connections.descriptors import allowed_connections
 from service.server import UnprotectedAddressError, server_config
+from tests.ports import free_port
 from tests.service.parts import FakeServices, gray_png
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +45,7 @@ def test_loopback_needs_no_key(fakes: FakeServices, host: str) -> None:
 def start(
     delay: float, seconds: float = 2, files: str | None = None
 ) -> tuple[subprocess.Popen[str], str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     program = PROGRAM.format(port=port, delay=delay, seconds=seconds)
     limit = [] if files is None else ["prlimit", f"--nofile={files}"]
     process = subprocess.Popen(
@@ -84,8 +84,7 @@ serve(settings, FakeServices().open_services, ready=count)
 
 def test_neither_the_garbage_collector_nor_a_thread_that_computes_stops_the_event_loop() -> None:
     """Each would hold the interpreter lock: for 0.1 s and more, and for 5 ms each time."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     answer = subprocess.run(
         [sys.executable, "-c", _COUNT.format(port=port)],
         check=False,  # it ends by the signal
@@ -110,7 +109,7 @@ def test_connections_leave_open_files_for_the_rest(files: str) -> None:
     try:
         with ExitStack() as stack:
             for _ in range(420):
-                wire = socket.create_connection(("127.0.0.1", port), 10, ("127.0.0.2", 0))
+                wire = socket.create_connection(("127.0.0.1", port), 60, ("127.0.0.2", 0))
                 stack.enter_context(wire)
                 wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 wire.recv(4096)
@@ -140,11 +139,11 @@ def test_the_limit_on_open_files_is_raised_as_far_as_needed(
     assert now[-1] == (raised, limits[1])
 
 
-@pytest.mark.parametrize(("delay", "finishes"), [(0.8, True), (60, False)])
+@pytest.mark.parametrize(("delay", "finishes"), [(2, True), (60, False)])
 def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool) -> None:
-    process, url = start(delay)
+    process, url = start(delay, seconds=30 if finishes else 2)
     try:
-        with httpx.Client(timeout=20) as client:
+        with httpx.Client(timeout=60) as client:
             request = client.build_request(
                 "POST",
                 url + "/v1/classify",
@@ -152,7 +151,7 @@ def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool)
                 headers={"Content-Type": "image/png"},
             )
             client.get(url + "/healthz")
-            stopper = subprocess.Popen(["sh", "-c", f"sleep 0.3; kill -TERM {process.pid}"])
+            stopper = subprocess.Popen(["sh", "-c", f"sleep 1; kill -TERM {process.pid}"])
             started = time.monotonic()
             if finishes:
                 assert client.send(request).status_code == 200
@@ -161,9 +160,9 @@ def test_a_stopped_server_finishes_within_its_time(delay: float, finishes: bool)
                 with suppress(httpx.RemoteProtocolError):
                     cut = client.send(request)
                     assert (cut.status_code, cut.json()["code"]) == (503, "draining")
-            assert time.monotonic() - started < 10
-            stopper.wait(5)
-        log = process.communicate(timeout=15)[1]
+            assert time.monotonic() - started < 30
+            stopper.wait(60)
+        log = process.communicate(timeout=60)[1]
     finally:
         if process.poll() is None:
             process.kill()

@@ -12,7 +12,7 @@ from pathlib import Path
 from cli.commands.backup import restore_backup, write_backup
 from contracts.settings import Settings
 from tests.cli.backup.furnished import furnish
-from tests.cli.running import free_port
+from tests.ports import free_port
 
 
 def peaks(root: Path) -> list[int]:

@@ -41,9 +41,10 @@ from database.tables import SubjectRecord
 from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
-from tests.cli.running import ROOT, free_port, until
+from tests.cli.running import ROOT, until
 from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import photo, written
+from tests.ports import free_port
 
 
 @pytest.fixture

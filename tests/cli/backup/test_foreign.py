@@ -16,8 +16,8 @@ from cli.commands.backup import restore_backup, write_backup
 from cli.output import CommandError
 from contracts.settings import Settings
 from tests.cli.backup.furnished import Furnished, furnish
-from tests.cli.running import free_port
 from tests.models.datasets.packing import sparse_tar, zipped
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ from contracts.settings import Settings
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.backup.test_backup import add_person, people
-from tests.cli.running import ROOT, free_port
+from tests.cli.running import ROOT
 from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.ports import free_port
 
 RESTORE = """
 import sys
@@ -60,12 +61,12 @@ def test_restore_killed_during_pg_restore_is_finished_later(
             assert [tool.name() for tool in tools] == ["pg_restore"]
             for victim in [process] if outlived else [process, *tools]:
                 victim.kill()
-            started.wait(10)
+            started.wait(60)
         finally:
             if started.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(started.pid, signal.SIGKILL)
-                started.wait(10)
+                started.wait(60)
     if outlived:
         _until(lambda: not any(tool.is_running() for tool in tools))
     else:
@@ -98,7 +99,7 @@ def _waiting(server: str, database: str) -> bool:
     return row is not None and row[0] > 0
 
 
-def _until(check: Callable[[], object], seconds: float = 60) -> None:
+def _until(check: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not check():
         assert time.monotonic() < deadline

@@ -19,8 +19,8 @@ from database.audit import COMMAND
 from database.engine import open_engine, writing
 from database.keys import Keys
 from database.migrations import _config, current, newest, upgrade
-from tests.cli.running import free_port
 from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.ports import free_port
 
 # In the place of pg_restore: fails with a message in Latin-1.
 PG_RESTORE = """#!/bin/sh

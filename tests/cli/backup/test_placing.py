@@ -16,7 +16,8 @@ from cli.home import Home
 from cli.output import CommandError
 from contracts.settings import Settings
 from tests.cli.backup.furnished import Furnished, furnish
-from tests.cli.running import Starter, free_port, until
+from tests.cli.running import Starter, until
+from tests.ports import free_port
 
 OTHER = Path("/dev/shm")  # another file system, where there is one
 
@@ -159,7 +160,7 @@ def test_what_cannot_be_finished_is_told_and_can_be_mended(
     in_the_way.rename(in_the_way.with_name("kept"))
     in_the_way.write_text("")
     up = start("-m", "cli", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
-    assert up.wait(60) == 1
+    assert up.wait() == 1
     assert "has begun and cannot be finished" in up.text
     assert "Traceback" not in up.text
     in_the_way.unlink()
@@ -187,7 +188,7 @@ def test_what_a_killed_restore_unpacked_is_removed(home: Furnished, start: Start
         taken.bind(("127.0.0.1", settings.port))
         taken.listen()
         up = start("-m", "cli", "up", OPSIN_HOME=settings.home, OPSIN_PORT=settings.port)
-        assert up.wait(60) == 1
+        assert up.wait() == 1
     assert "interrupted restore are removed" in up.text
     assert not (settings.home / ".restore").exists()
 
@@ -215,7 +216,7 @@ def test_nothing_begins_to_work_as_it_is_restored(home: Furnished, start: Starte
     with one.exclusive():
         run = start("-m", "cli", "worker", OPSIN_HOME=one.root,
                     OPSIN_REDIS_URL="redis://127.0.0.1:1/0")  # fmt: skip
-        assert run.wait(60) == 1
+        assert run.wait() == 1
     assert "A restore of" in run.text
     with one.shared(), one.shared():  # many may work
         pass

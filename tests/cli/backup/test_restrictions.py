@@ -30,8 +30,8 @@ from database.faces.repositories import FaceRepositories
 from database.keys import Keys
 from database.migrations import _config, current, newest, upgrade
 from tests.cli.backup.furnished import now
-from tests.cli.running import free_port
 from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.ports import free_port
 
 REVISIONS = sorted(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
 FIRST_WITH_KEYS = "0005"

@@ -20,8 +20,8 @@ from models.serving.predictor import VersionPredictor
 from models.store.store import Store
 from models.training.run import run
 from tests.cli.backup.furnished import now
-from tests.cli.running import free_port
 from tests.models import keras_warnings
+from tests.ports import free_port
 from workers.jobs.context import LeasedWork
 
 pytestmark = keras_warnings.ignored

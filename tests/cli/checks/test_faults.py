@@ -31,7 +31,8 @@ from database.faces.repositories import FaceRepositories
 from database.migrations import newest, upgrade
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
-from tests.cli.running import ROOT, free_port
+from tests.cli.running import ROOT
+from tests.ports import free_port
 from tests.valkey import RealValkey
 
 
@@ -284,7 +285,7 @@ def test_a_redis_that_is_too_old(settings: Settings) -> None:
         there = settings.model_copy(update={"redis_url": url})
         failing(found(looks.service(there), "redis"), "3.0.6", "too old", "Valkey")
         listener.shutdown(socket.SHUT_RDWR)
-    thread.join(5)
+    thread.join(60)
 
 
 def test_workers_of_another_release(settings: Settings, valkey: RealValkey) -> None:

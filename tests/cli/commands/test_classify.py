@@ -14,8 +14,9 @@ from cli.commands.classify import _write_csv
 from cli.commands.embed import _write as _write_vectors
 from cli.output import CommandError
 from contracts.inference.inference import InferenceResponse
-from tests.cli.running import ROOT, Starter, free_port
+from tests.cli.running import ROOT, Starter
 from tests.cli.serving import serving
+from tests.ports import free_port
 
 ANSWER_OF_ONE = {
     "name": "a.jpg",

@@ -11,7 +11,8 @@ import psutil
 from contracts.settings import Settings
 from models.training.report.event_log import EventLog
 from tests.cli.commands.test_up import ready
-from tests.cli.running import Starter, free_port, until
+from tests.cli.running import Starter, until
+from tests.ports import free_port
 
 
 def state(text: str, check: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from contracts.inference.explanation import METHODS
-from tests.cli.running import Starter, free_port
+from tests.cli.running import Starter
+from tests.ports import free_port
 
 
 @pytest.fixture

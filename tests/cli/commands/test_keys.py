@@ -16,7 +16,7 @@ from cli.output import CommandError
 from cli.settings import address, key_headers
 from contracts.keys import KEY_PATTERN
 from contracts.settings import Settings
-from tests.cli.running import free_port
+from tests.ports import free_port
 
 Call = Callable[..., Result]
 

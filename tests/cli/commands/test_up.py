@@ -20,7 +20,8 @@ from contracts.settings import Settings
 from database.engine import open_engine
 from database.installation import home_id
 from database.jobs.jobs import Jobs
-from tests.cli.running import Run, Starter, free_port, until
+from tests.cli.running import Run, Starter, until
+from tests.ports import free_port
 
 STAND_IN = "tests/cli/stand_in.py"
 
@@ -69,7 +70,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_one_starts(
     children = first.descendants()
     first.process.kill()
     first.wait()
-    until(lambda: not any(child.is_running() for child in children), 10)
+    until(lambda: not any(child.is_running() for child in children))
     second = ready(start, home, port)
     second.wait_for("worker on")
     second.process.terminate()
@@ -186,7 +187,7 @@ def test_nothing_starts_from_an_empty_home_of_a_database_in_use(
         OPSIN_REDIS_URL="unix:///nowhere",
         OPSIN_PORT=free_port(),
     )
-    assert run.wait(60) == 2, run.text
+    assert run.wait() == 2, run.text
     assert "holds jobs" in run.text
     assert "mount its disk" in run.text
     assert {path.name for path in empty.iterdir()} <= {"run", "logs", "valkey"}
@@ -205,6 +206,6 @@ def test_a_job_worker_does_not_start_from_a_home_of_its_own(start: Starter, tmp_
         OPSIN_DATABASE_URL=settings.database,
         OPSIN_REDIS_URL="unix:///nowhere",
     )
-    assert run.wait(60) == 2, run.text
+    assert run.wait() == 2, run.text
     assert "Set OPSIN_HOME" in run.text
     assert home_id(wrong) is None

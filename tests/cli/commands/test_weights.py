@@ -1,6 +1,7 @@
 from pathlib import Path
 
-from tests.cli.running import Starter, free_port
+from tests.cli.running import Starter
+from tests.ports import free_port
 
 
 def weights(start: Starter, *arguments: str, **settings: object) -> tuple[int, str]:

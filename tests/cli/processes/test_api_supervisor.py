@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.cli.running import ROOT, Run, free_port, until
+from tests.cli.running import ROOT, Run, until
+from tests.ports import free_port
 
 # Two processes of the real serve, with the stand-in parts of the service's own tests.
 SUPERVISOR = """
@@ -62,7 +63,7 @@ def supervising(folder: Path, port: int) -> Iterator[Run]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     run = Run(folder / "supervisor.log", environment, "-c", SUPERVISOR, str(port), str(server))
     try:
-        until(lambda: is_up(port) and len(run.descendants()) == 2, 60)
+        until(lambda: is_up(port) and len(run.descendants()) == 2, 120)
         yield run
     finally:
         if run.process.poll() is None:
@@ -96,7 +97,7 @@ class Crowd:
             thread.start()
 
     def _send_requests(self) -> None:
-        with httpx.Client(timeout=10) as client:
+        with httpx.Client(timeout=60) as client:
             while not self._over.is_set():
                 try:
                     answer = client.post(self._url)  # a POST: no client may send it again by itself
@@ -109,7 +110,7 @@ class Crowd:
     def end(self) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(20)
+            thread.join(60)
 
 
 def test_all_processes_are_replaced_without_an_error(supervisor: Run, port: int) -> None:
@@ -132,7 +133,7 @@ def test_a_killed_process_is_restarted_while_the_other_serves(supervisor: Run, p
     victim = supervisor.descendants()[0]
     victim.kill()
     until(lambda: is_up(port), 60)  # the other one may still be loading
-    until(lambda: len({p.pid for p in supervisor.descendants()} - {victim.pid}) == 2, 60)
+    until(lambda: len({p.pid for p in supervisor.descendants()} - {victim.pid}) == 2, 120)
     assert "restarting it" in supervisor.text
 
 
@@ -145,7 +146,7 @@ def test_a_process_killed_while_it_loads_does_not_end_the_other(tmp_path: Path, 
         supervisor.wait_for("api-1 ended (signal 9); restarting it")
         assert is_up(port)
         hold.unlink()
-        until(lambda: len({one.pid for one in supervisor.descendants()} - {loading.pid}) == 2, 60)
+        until(lambda: len({one.pid for one in supervisor.descendants()} - {loading.pid}) == 2, 120)
         assert is_up(port)
 
 
@@ -166,7 +167,7 @@ def test_a_process_that_cannot_start_ends_the_supervisor(tmp_path: Path, port: i
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode != 0

@@ -25,7 +25,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 50)
 def _page_faults_per_image(tune: str) -> int:
     script = _DRAW.format(tune=tune)
     ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
     )
     return int(ran.stdout)
 
@@ -48,6 +48,6 @@ def test_products_use_one_thread_unless_configured() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         )
         assert ran.stdout.strip() == expected

@@ -99,7 +99,7 @@ def test_repeated_crashes_fail_with_the_end_of_the_log(tmp_path: Path) -> None:
 def test_a_failed_start_is_not_retried(tmp_path: Path) -> None:
     processes = supervisor()
     child = processes.start(program(tmp_path, "raise SystemExit('bad setting')"))
-    assert child.wait(10)
+    assert child.wait(60)
     with pytest.raises(CommandError, match="could not start") as raised:
         processes.require_all()
     assert "bad setting" in raised.value.message
@@ -122,7 +122,7 @@ time.sleep(600)
     assert children
     run.process.kill()
     run.wait()
-    until(lambda: not any(child.is_running() for child in children), 5)
+    until(lambda: not any(child.is_running() for child in children))
 
 
 def test_a_child_ends_with_its_parent_without_the_kernel(start: Starter, tmp_path: Path) -> None:
@@ -144,4 +144,4 @@ time.sleep(600)
     assert child.is_running()
     run.process.kill()
     run.wait()
-    until(lambda: not child.is_running(), 5)
+    until(lambda: not child.is_running())

@@ -19,7 +19,7 @@ def running(home: Home) -> Iterator[tuple[Valkey, int]]:
     processes = Supervisor(lambda line: None, shutdown_seconds=5)
     processes.start(valkey.program)
     try:
-        valkey.wait(10, processes.require_all)
+        valkey.wait(60, processes.require_all)
         yield valkey, processes.pids()["valkey"]
     finally:
         processes.stop()
@@ -60,9 +60,9 @@ def test_a_home_with_a_long_path_has_its_socket_elsewhere(home: Home) -> None:
 def test_a_stale_valkey_is_ended_at_the_next_start(home: Home) -> None:
     stale = embedded(home)
     process = subprocess.Popen(stale.program.command, stdout=subprocess.DEVNULL)
-    stale.wait(10, lambda: None)
+    stale.wait(60, lambda: None)
     with running(home) as (_, pid):
-        assert process.wait(5) is not None
+        assert process.wait(60) is not None
         assert pid != process.pid
 
 
@@ -84,4 +84,4 @@ def test_a_home_may_have_any_name(home: Home) -> None:
         with redis.Redis.from_url(valkey.url) as client:
             assert client.ping()
         with celery_app(valkey.url).connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, timeout=5)
+            connection.ensure_connection(max_retries=1, timeout=60)

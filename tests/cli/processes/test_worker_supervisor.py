@@ -33,7 +33,7 @@ while True:
     beat = WorkerBeat(id=str(os.getpid()), host=socket.gethostname(), pid=os.getpid(),
                       release="0", started_at=0, beat_at=0, models=(held,))
     client.sadd(redis_keys.WORKERS, beat.id)
-    client.set(redis_keys.heartbeat_key(beat.id), beat.model_dump_json(), px=2000)
+    client.set(redis_keys.heartbeat_key(beat.id), beat.model_dump_json(), px=6000)
     time.sleep(0.1)
 """
 
@@ -91,7 +91,7 @@ class Supervised:
 
     def stop(self) -> None:
         self.signals.event.set()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -140,7 +140,7 @@ def test_a_failed_start_is_not_repeated(valkey: RealValkey, tmp_path: Path) -> N
     supervised = Supervised(
         valkey, tmp_path, "import sys; sys.exit('no TensorFlow here')", megabytes=0
     )
-    supervised.thread.join(10)
+    supervised.thread.join(60)
     assert supervised.fault is not None
     assert "no TensorFlow here" in supervised.fault.message
 
