@@ -2,11 +2,13 @@
 
 import inspect
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.valkey import RealValkey
 
@@ -17,6 +19,15 @@ SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
 _WAITS: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].default
 _WAITS.connect = _WAITS.read = _WAITS.write = _WAITS.pool = 60
 
+# Hypothesis draws the same examples in each run, however long a busy machine takes for them.
+settings.register_profile(
+    "opsin",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("opsin")
 
 _MAX_ID = 100
 
@@ -47,6 +58,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """Tests that are not grouped pass too, but set up everything in each process."""
     if session.config.getoption("loadgroup", default=False):
         assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not group"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """The same random weights in each run, whichever tests this process has run before."""
+    if (keras := sys.modules.get("keras")) is not None:
+        keras.utils.set_random_seed(8)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ def files(classes: dict[str, int]) -> list[DatasetFile]:
 
 
 @given(CLASSES, FRACTIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_class_is_split_by_the_fractions(
     classes: dict[str, int], fractions: Fractions
 ) -> None:
@@ -40,7 +40,7 @@ def test_every_class_is_split_by_the_fractions(
 
 
 @given(CLASSES, FRACTIONS, st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_split_depends_on_neither_order_nor_names(
     classes: dict[str, int], fractions: Fractions, order: random.Random
 ) -> None:
@@ -51,7 +51,7 @@ def test_split_depends_on_neither_order_nor_names(
 
 
 @given(CLASSES, FRACTIONS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_additional_image_moves_few_others(classes: dict[str, int], fractions: Fractions) -> None:
     before = {one.id: one.split for one in split_files(files(classes), fractions)}
     more = {label: count + 1 for label, count in classes.items()}
@@ -61,7 +61,7 @@ def test_additional_image_moves_few_others(classes: dict[str, int], fractions: F
 
 
 @given(CLASSES, FRACTIONS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_given_splits_are_kept(classes: dict[str, int], fractions: Fractions) -> None:
     names = ("train", "validation", "test")
     given_splits = [

@@ -89,7 +89,7 @@ def test_without_the_package_pillow_resizes(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @simd
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), width=st.integers(1, 400), height=st.integers(1, 400))
 def test_any_part_of_any_image(data: st.DataObject, width: int, height: int) -> None:
     def part(side: int) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -68,7 +68,7 @@ def test_hostile_image_is_decoded_or_refused_with_its_code(name: str) -> None:
         assert refused.value.code == code
         assert refused.value.detail.endswith(".")
         assert " object at 0x" not in refused.value.detail
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -226,7 +226,7 @@ def test_memoryview_is_accepted() -> None:
     )
 
 
-@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     name=st.sampled_from(sorted(GOOD)),
     seed=st.integers(0, 2**32),

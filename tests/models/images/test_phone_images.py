@@ -326,7 +326,7 @@ def test_an_orientation_of_a_million_fractions_is_not_read() -> None:
     scene().save(buffer, "WEBP", exif=b"Exif\0\0" + exif + bytes((1, 0, 0, 0)) * (2 * count))
     began = time.thread_time()
     assert read(buffer.getvalue()).width == scene().width
-    assert time.thread_time() - began < 0.5  # not seconds
+    assert time.thread_time() - began < 1  # not seconds
 
 
 def test_a_profile_with_a_chain_of_matrices_takes_no_time() -> None:
@@ -357,7 +357,7 @@ def test_a_profile_with_a_chain_of_matrices_takes_no_time() -> None:
     np.testing.assert_array_equal(
         read(buffer.getvalue()).pixels, read(encoded(scene(), "PNG")).pixels
     )
-    assert time.thread_time() - began < 0.5  # not seconds
+    assert time.thread_time() - began < 1  # not seconds
 
 
 def test_a_ppm_of_a_million_comments_is_refused() -> None:
@@ -365,7 +365,7 @@ def test_a_ppm_of_a_million_comments_is_refused() -> None:
     with pytest.raises(InvalidImage, match="damaged"):
         read(b"P2 2 2 255\n" + b"#\n" * 2_000_000 + b"1 1 1 1")
     assert read(b"P1 2 2\n" + b"#\n" * 9000 + b"0 1\n01").width == 2
-    assert time.thread_time() - began < 0.3
+    assert time.thread_time() - began < 1
 
 
 def test_a_process_with_a_thousand_connections_decodes_phone_images() -> None:

@@ -11,7 +11,7 @@ GRIDS = arrays.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(GRIDS, st.integers(1, 60))
 def test_values_stay_in_the_range_of_their_neighbors(grid: np.ndarray, length: int) -> None:
     fine = monotone(grid, length)
@@ -32,7 +32,7 @@ def test_step_has_no_halo() -> None:
     assert levels.max() > 240, "hardly lower than the evidence"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(GRIDS, st.tuples(st.integers(1, 60), st.integers(1, 60)))
 def test_smooth_image_stays_in_the_range_of_the_grid(
     grid: np.ndarray, size: tuple[int, int]

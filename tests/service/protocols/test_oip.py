@@ -259,7 +259,7 @@ def refused_well(error: OpsinError) -> None:
 WHOLE, EMBEDDING_SIZE = binary()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     at=st.integers(0, len(WHOLE)),
     put=st.binary(max_size=40),
@@ -286,7 +286,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     field=st.sampled_from(["name", "shape", "datatype", "parameters", "data"]),
     value=JSON,

@@ -339,15 +339,16 @@ def test_deadline_and_timeout_parameter_both_apply(
 
 
 def test_disconnect_withdraws_the_request(client: httpx.Client, fakes: FakeServices) -> None:
-    fakes.dispatcher.delay = 10
+    fakes.dispatcher.delay = 60
     body, headers = binary(1)
     url = client.base_url
     with socket.create_connection((url.host, url.port or 80)) as raw:
         head = f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
         head += f"{LENGTH_HEADER}: {headers[LENGTH_HEADER]}\r\n\r\n"
         raw.sendall(head.encode() + body)
-        time.sleep(0.3)
-    until = time.monotonic() + 5
+        until = time.monotonic() + 60
+        while not fakes.dispatcher.asked and time.monotonic() < until:
+            time.sleep(0.02)
     while fakes.dispatcher.cancelled == 0 and time.monotonic() < until:
         time.sleep(0.02)
     assert fakes.dispatcher.cancelled == 1

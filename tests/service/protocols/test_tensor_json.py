@@ -132,7 +132,7 @@ def test_hostile_json_is_refused_quickly(text: bytes) -> None:
     began = time.monotonic()
     with pytest.raises((BadRequest, ValidationFailed)):
         read(parse(text), (3,))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_too_many_numbers_are_refused_before_reading() -> None:
@@ -150,7 +150,7 @@ def test_white_space_is_bounded() -> None:
         read(value, (1,), max_numbers=1)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=2000) | st.text('[]{},:" 019-.eN\\', max_size=2000).map(str.encode))
 def test_any_bytes_are_parsed_or_refused(text: bytes) -> None:
     try:
@@ -161,7 +161,7 @@ def test_any_bytes_are_parsed_or_refused(text: bytes) -> None:
         pass
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text("[],0123456789 -.", min_size=512, max_size=4000))
 def test_long_arrays_are_read_like_json(middle: str) -> None:
     text = "[" + "1," * 300 + "1" + middle + "]"

@@ -157,7 +157,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.dictionaries(st.sampled_from(["instances", "inputs", "signature_name"]), JSON))
 def test_any_body_is_parsed_or_refused(body: dict[str, Any]) -> None:
     try:
