@@ -28,7 +28,7 @@ def run(form: str) -> list[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=True,
     )
     assert not process.stdout
@@ -67,7 +67,7 @@ def test_nothing_that_a_client_sends_moves_the_terminal() -> None:
             [sys.executable, "-c", ESCAPES.format(form=form)],
             cwd=ROOT,
             capture_output=True,
-            timeout=30,
+            timeout=120,
             check=True,
         )
         text = result.stderr.decode()
@@ -94,7 +94,7 @@ def test_a_line_that_cannot_be_written_breaks_nothing(form: str) -> None:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=full,
-            timeout=30,
+            timeout=120,
             check=False,
         )
     assert result.stdout == b"went on\n"

@@ -16,7 +16,7 @@ def test_writers_that_wait_leave_connections_to_readers(engine: Engine) -> None:
     entered, failed = threading.Barrier(31), []
 
     def write() -> None:
-        entered.wait(20)
+        entered.wait(60)
         try:
             with writing(engine) as session:
                 session.execute(select(AuditRecord.id)).first()
@@ -27,11 +27,11 @@ def test_writers_that_wait_leave_connections_to_readers(engine: Engine) -> None:
     with writing(engine):
         for thread in threads:
             thread.start()
-        entered.wait(20)
+        entered.wait(60)
         with reading(engine) as session:
             assert session.execute(select(AuditRecord.id)).first() is None
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert failed == []
 
 

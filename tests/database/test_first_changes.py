@@ -37,7 +37,7 @@ def at_once(url: str, act: Callable[[Engine], Any]) -> list[Any]:
     def run(_: int) -> Any:
         engine = open_engine(url)
         try:
-            barrier.wait(20)
+            barrier.wait(60)
             return act(engine)
         finally:
             engine.dispose()

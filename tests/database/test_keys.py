@@ -164,17 +164,17 @@ def held_before_commit(engine: Engine, change: Callable[[], Any]) -> Iterator[No
     def hold(_conn: Any, _cursor: Any, statement: str, *_more: Any) -> None:
         if statement.startswith("INSERT INTO audit") and not reached.is_set():
             reached.set()
-            assert go.wait(10)
+            assert go.wait(60)
 
     event.listen(engine, "before_cursor_execute", hold)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(change)
         try:
-            assert reached.wait(10)
+            assert reached.wait(60)
             yield
         finally:
             go.set()
-        first.result(10)
+        first.result(60)
 
 
 def in_second_session(engine: Engine, first: Callable[[], Any], second: Callable[[], Any]) -> Any:
@@ -184,7 +184,7 @@ def in_second_session(engine: Engine, first: Callable[[], Any], second: Callable
             result: Future[Any] = pool.submit(second)
             threading.Event().wait(0.3)  # it reads, and waits for the first session
             assert not result.done()
-        return result.result(10)
+        return result.result(60)
 
 
 def test_a_key_that_is_being_revoked_gets_no_successor(keys: Keys, engine: Engine) -> None:

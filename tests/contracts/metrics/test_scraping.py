@@ -57,7 +57,7 @@ class Processes:
     def end(self, name: str, number: signal.Signals) -> None:
         process = self.alive.pop(name)
         process.send_signal(number)
-        process.wait(20)
+        process.wait(60)
 
     def counted(self, name: str) -> int:
         return int((self._folder / name).read_text())
@@ -71,7 +71,7 @@ def processes(valkey: RealValkey, tmp_path: Path) -> Iterator[Processes]:
     yield processes
     for process in processes.alive.values():
         process.kill()
-        process.wait(10)
+        process.wait(60)
 
 
 def until(condition: Callable[[], bool]) -> None:

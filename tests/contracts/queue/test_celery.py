@@ -15,7 +15,7 @@ class Log:
 
 def test_failed_acknowledgement_frees_its_slot(valkey: RealValkey) -> None:
     app = celery_app(valkey.url)
-    app.conf.broker_transport_options |= {"socket_timeout": 0.3}
+    app.conf.broker_transport_options |= {"socket_timeout": 1.0}
     taken: list[Message] = []
     with app.connection_for_read() as connection:
         channel = connection.channel()
@@ -27,7 +27,7 @@ def test_failed_acknowledgement_frees_its_slot(valkey: RealValkey) -> None:
             prefetch_count=1,
             accept=["json"],
         ):
-            connection.drain_events(timeout=5)
+            connection.drain_events(timeout=60)
             assert not channel.qos.can_consume()
             process = valkey.process
             assert process
@@ -50,7 +50,7 @@ def test_the_queues_of_workers_that_are_gone_leave_nothing_in_redis(valkey: Real
             consumer = app.amqp.TaskConsumer(connection.channel(), on_message=taken.append)
             with consumer:
                 celery_app(valkey.url).send_task(redis_keys.TASK_NOTIFY, queue=queue)
-                connection.drain_events(timeout=5)
+                connection.drain_events(timeout=60)
                 taken[0].ack()
         app.close()
     with redis.Redis.from_url(valkey.url) as client:

@@ -24,7 +24,7 @@ import time, numpy as np
 from contracts.queue.shared_pixels import SharedPixels
 shared = SharedPixels()
 print(shared.put(bytes(range(16)), np.full((128, 128, 3), 7, np.uint8)).hex(), flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -87,7 +87,7 @@ def test_what_is_overwritten_while_it_is_read_is_not_taken(shared: SharedPixels)
     writer = Thread(target=overwrite)
     writer.start()
     try:
-        while read < 200:
+        while read < 200 or not torn:
             try:
                 pixels = reader.read(handle, item_id(3), LENGTH)
             except MalformedMessageError:
@@ -98,7 +98,6 @@ def test_what_is_overwritten_while_it_is_read_is_not_taken(shared: SharedPixels)
     finally:
         stop.set()
         writer.join()
-    assert torn
 
 
 def test_the_memory_of_a_process_that_was_killed_is_closed() -> None:
@@ -112,7 +111,7 @@ def test_the_memory_of_a_process_that_was_killed_is_closed() -> None:
         assert (reader.read(handle, bytes(range(16)), LENGTH) == 7).all()
         assert mapped()
         owner.send_signal(signal.SIGKILL)
-        owner.wait(10)
+        owner.wait(60)
         reader.follow([])  # its name has expired
         assert reader.names == ()
         assert not mapped()

@@ -101,7 +101,7 @@ def test_nothing_is_stored_after_what_a_check_has_seen_was_taken_back(
             assert not done, "acknowledged before the templates are stored"
 
         faces.templates.add(ada, [template()], embedder=NET, final_check=check)
-        assert withdrawals[0].result(5).templates.current == 1
+        assert withdrawals[0].result(60).templates.current == 1
 
 
 def test_a_subject_is_stored_as_sent(faces: FaceRepositories) -> None:

@@ -206,7 +206,7 @@ def publisher(root: Path, count: int) -> subprocess.Popen[str]:
 
 def test_processes_never_publish_the_same_number(store: Store, tmp_path: Path) -> None:
     processes = [publisher(tmp_path / "store", 5) for _ in range(8)]
-    outputs = [process.communicate(timeout=60)[0].split()[1:] for process in processes]
+    outputs = [process.communicate(timeout=120)[0].split()[1:] for process in processes]
     numbers = sorted(int(number) for number in chain.from_iterable(outputs))
     assert numbers == store.versions("pets") == list(range(1, 41))
     assert all(store.verify("pets", version) == [] for version in store.versions("pets"))

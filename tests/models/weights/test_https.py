@@ -40,7 +40,7 @@ def test_dropped_connection_is_resumed(publisher: Any, tmp_path: Path) -> None:
 
 
 def test_killed_download_leaves_no_file_and_is_resumed(publisher: Any, tmp_path: Path) -> None:
-    publisher.pause = 0.1
+    publisher.pause = 1
     target = tmp_path / "w"
     code = (
         "import sys, time; from pathlib import Path;"
@@ -51,11 +51,11 @@ def test_killed_download_leaves_no_file_and_is_resumed(publisher: Any, tmp_path:
     arguments = [publisher.url, str(target), digest_of(publisher.content)]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments])
     part = tmp_path / "w.part"
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while not (part.exists() and part.stat().st_size) and time.monotonic() < give_up:
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait(10)
+    process.wait(60)
     had = part.stat().st_size
     assert 0 < had < len(publisher.content)
     assert not target.exists()
@@ -118,8 +118,8 @@ def test_unreachable_server_is_reported(tmp_path: Path) -> None:
 
 
 def test_part_is_kept_at_the_deadline(publisher: Any, tmp_path: Path) -> None:
-    publisher.pause = 0.1
+    publisher.pause = 1
     with pytest.raises(FetchError, match="too slow"):
-        fetch(publisher, tmp_path / "w", seconds=0.3)
+        fetch(publisher, tmp_path / "w", seconds=3)
     assert not (tmp_path / "w").exists()
     assert (tmp_path / "w.part").stat().st_size > 0

@@ -23,7 +23,7 @@ class Overlapping(Mean):
     def __init__(self) -> None:
         super().__init__()
         self.together = Barrier(2)
-        self.during = lambda: self.together.wait(10)
+        self.during = lambda: self.together.wait(60)
 
 
 def test_second_thread_computes_the_next_batch_meanwhile(
@@ -86,9 +86,9 @@ def test_worker_that_stops_answers_what_its_second_thread_has_taken(
     network, stopping, main = Overlapping(), Event(), current_thread()
 
     def during() -> None:
-        network.together.wait(10)
+        network.together.wait(60)
         if current_thread() is not main:
-            stopping.wait(10)
+            stopping.wait(60)
             time.sleep(0.3)
 
     network.during = during
@@ -136,8 +136,8 @@ def test_two_batches_at_once_do_not_halve_the_rate(valkey: RealValkey, client: r
     network, stopping = Overlapping(), Event()
 
     def during() -> None:
-        network.together.wait(10)
-        time.sleep(0.4)
+        network.together.wait(60)
+        time.sleep(1)
 
     network.during = during
     push(valkey, *map(item_of, range(20, 28)))

@@ -33,7 +33,7 @@ class SlowLoader:
 
     def __call__(self, model: str, version: int) -> Any:
         self.began.append((model, version))
-        assert self.proceed.wait(10)
+        assert self.proceed.wait(60)
         if self.fails:
             raise OSError("the disk")
         return StubExplainer()

@@ -116,7 +116,7 @@ def test_mode_off_ends_at_once(root: Path) -> None:
     worker = Worker(root, "off")
     thread = Thread(target=worker.preloader.run, args=(Event(),))
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert not worker.predictor.can_explain()
 

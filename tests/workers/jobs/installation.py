@@ -85,7 +85,7 @@ class Installation:
             assert time.monotonic() < deadline, (job, (self.home / "worker.log").read_text())
             time.sleep(0.02)
 
-    def wait(self, check: Callable[[], object], seconds: float = 20) -> None:
+    def wait(self, check: Callable[[], object], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not check():
             assert time.monotonic() < deadline, (self.home / "worker.log").read_text()
@@ -106,7 +106,7 @@ class Installation:
         for worker in self.workers:
             if worker.poll() is None:
                 worker.kill()
-            worker.wait(10)
+            worker.wait(60)
         for job in self.jobs.list().items:
             for child in self.children(job.id):
                 child.kill()  # suspended by a test that failed

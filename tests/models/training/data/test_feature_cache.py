@@ -124,7 +124,7 @@ def test_killed_writers_leave_only_complete_shards(tmp_path: Path) -> None:
     time.sleep(0.2)
     for writer in writers:
         writer.send_signal(signal.SIGKILL)
-        writer.communicate(timeout=10)
+        writer.communicate(timeout=60)
     into, hits = read(FeatureCache(tmp_path), *range(50))
     assert all(hits)
     np.testing.assert_array_equal(into, features(*range(50)))

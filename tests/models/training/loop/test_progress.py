@@ -249,7 +249,7 @@ def test_next_attempt_expects_the_same(tmp_path: Path) -> None:
     assert expected_seconds(plan, costs, changed)["a"] == pytest.approx(10.0)
 
 
-def _until(check: object, seconds: float = 10) -> None:
+def _until(check: object, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not check():  # type: ignore[operator]
         assert time.monotonic() < deadline
