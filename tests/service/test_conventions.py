@@ -38,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, valkey_server: RealValkey) -
     with (
         pytest.MonkeyPatch.context() as patch,
         listening(worlds.settings(folder), fakes) as url,
-        httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=20) as client,
+        httpx.Client(base_url=url, headers={"X-API-Key": KEY}, timeout=60) as client,
     ):
         patch.setattr("service.training.submit.check_weights", lambda *_: None)
         patch.setattr("service.create.submit.available_network", lambda *_: "vgg16")

@@ -1,4 +1,5 @@
 import asyncio
+from itertools import pairwise
 
 from service.periodic import PeriodicTask
 
@@ -34,11 +35,12 @@ def test_the_pause_after_a_failure() -> None:
 
         rounds = PeriodicTask("test", work, seconds=0, after_fault=0.05)
         rounds.start()
-        await asyncio.sleep(0.14)
+        while len(done) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         await rounds.stop()
 
     asyncio.run(body())
-    assert 2 <= len(done) <= 4
+    assert all(later - earlier >= 0.04 for earlier, later in pairwise(done))
 
 
 def test_it_stops_even_if_a_cancellation_is_swallowed() -> None:
@@ -52,7 +54,7 @@ def test_it_stops_even_if_a_cancellation_is_swallowed() -> None:
         rounds = PeriodicTask("test", work, seconds=0)
         rounds.start()
         await asyncio.sleep(0.02)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await rounds.stop()
 
     asyncio.run(body())

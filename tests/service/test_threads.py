@@ -42,8 +42,8 @@ def test_a_check_for_changes_is_a_read_whoever_asks_for_it() -> None:
         changes = [asyncio.create_task(change()) for _ in range(200)]
         await asyncio.sleep(0.1)
         try:
-            await asyncio.wait_for(asyncio.create_task(announce(check)), 5)
-            await asyncio.wait_for(check.refresh(), 5)
+            await asyncio.wait_for(asyncio.create_task(announce(check)), 20)
+            await asyncio.wait_for(check.refresh(), 20)
         finally:
             ready.set()
             await asyncio.gather(*changes)

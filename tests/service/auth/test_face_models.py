@@ -70,7 +70,7 @@ def keyed(fakes: FakeServices) -> Iterator[Client]:
     }
     with (
         listening(Settings(_env_file=None), fakes) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield Client(client, keys)
 
@@ -198,7 +198,7 @@ def door(tmp_path: Path) -> Iterator[Door]:
     fakes.workers.others = {"door": replace(SERVED, manifest=manifest)}
     with (
         listening(Settings(_env_file=None), fakes) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield Door(client, fakes, subject)
 

@@ -64,7 +64,7 @@ def test_without_redis_requests_are_neither_refused_nor_delayed(
             began = time.monotonic()
             for _ in range(3):
                 assert httpx.get(f"{url}/v1/models", headers=limited).status_code == 200
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < 30
         finally:
             valkey.start()
 

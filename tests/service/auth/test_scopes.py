@@ -99,7 +99,7 @@ def keyed(fakes: FakeServices) -> Iterator[Client]:
     }
     with (
         listening(Settings(_env_file=None), fakes) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield Client(client, made)
 

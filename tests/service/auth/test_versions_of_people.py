@@ -170,7 +170,7 @@ def keyed() -> Iterator[Client]:
     fakes.workers.choose = lambda *_: (version, 1)  # type: ignore[method-assign]
     with (
         listening(Settings(_env_file=None), fakes) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         yield Client(client, keys)
 
@@ -234,7 +234,7 @@ def test_a_manifest_names_no_subject_to_others() -> None:
     fakes.workers.models = lambda: [info]  # type: ignore[method-assign]
     with (
         listening(Settings(_env_file=None), fakes) as url,
-        httpx.Client(base_url=url, timeout=20) as client,
+        httpx.Client(base_url=url, timeout=60) as client,
     ):
         for scope, key in keys.items():
             answer = client.get("/v1/models/door/versions/1", headers={"X-API-Key": key})

@@ -79,7 +79,7 @@ def test_late_image_times_out_and_frees_its_slot_later(decoder: Decoder) -> None
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             await decode(decoder, SLOW, 0.01)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
         with pytest.raises(DeadlineExceeded):
             await decode(decoder, PHOTO, 0)
         assert (await decode(decoder, PHOTO)).width == 96
@@ -92,7 +92,7 @@ def test_waiting_images_are_bounded_and_slots_are_freed(decoder: Decoder) -> Non
     ready = threading.Event()
 
     async def crowd() -> None:
-        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=20))
+        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=60))
         await asyncio.sleep(0)
         crowd = [asyncio.create_task(decode(decoder, PHOTO)) for _ in range(60)]
         await asyncio.sleep(0)
@@ -131,7 +131,7 @@ def test_there_is_no_room_while_all_places_are_taken(decoder: Decoder) -> None:
 
     async def crowd() -> None:
         decoder.require_room()
-        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=20))
+        running = asyncio.create_task(decoder.run(ready.wait, deadline_seconds=60))
         waiting = [asyncio.create_task(decode(decoder, PHOTO)) for _ in range(32)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
@@ -157,18 +157,25 @@ def test_largest_request_fits() -> None:
 
 
 def test_cancelled_waiting_request_is_never_decoded(decoder: Decoder) -> None:
-    async def hang_up() -> float:
-        running = asyncio.create_task(decode(decoder, SLOW))
-        waiting = [asyncio.create_task(decode(decoder, SLOW)) for _ in range(20)]
-        await asyncio.sleep(0.02)
+    ready, decoded = threading.Event(), list[str]()
+
+    async def hang_up() -> None:
+        running = asyncio.create_task(decoder.run(partial(ready.wait, 60), deadline_seconds=60))
+        await asyncio.sleep(0)
+        waiting = [
+            asyncio.create_task(decoder.run(lambda: decoded.append("left"), deadline_seconds=60))
+            for _ in range(20)
+        ]
+        await asyncio.sleep(0)
         for task in waiting:
             task.cancel()
-        await running
-        started = time.monotonic()
-        await decode(decoder, PHOTO)
-        return time.monotonic() - started
+        await asyncio.gather(*waiting, return_exceptions=True)
+        ready.set()
+        assert await running
+        await decoder.run(lambda: decoded.append("stays"), deadline_seconds=60)
 
-    assert asyncio.run(hang_up()) < 0.5
+    asyncio.run(hang_up())
+    assert decoded == ["stays"]
     decoder.close()
 
 
@@ -181,10 +188,11 @@ def test_closed_pool_refuses(decoder: Decoder) -> None:
 def test_an_ordinary_image_does_not_wait_for_large_ones() -> None:
     """Nor does a large one of another client wait for all of them."""
     order: list[str] = []
+    all_wait = threading.Event()
 
     def large_work(*, large: Gate) -> None:
         with large(49_000_000):
-            time.sleep(0.1)
+            assert all_wait.wait(30)
             order.append("large")
 
     async def image(client: str, work: ImageWork[None], decoder: Decoder) -> None:
@@ -202,11 +210,11 @@ def test_an_ordinary_image_does_not_wait_for_large_ones() -> None:
         decoder = Decoder(2, max_pixels=50_000_000)
         many = [asyncio.create_task(image("a", large_work, decoder)) for _ in range(12)]
         await asyncio.sleep(0.05)
-        await asyncio.gather(
-            image("a", small_work, decoder),
-            image("b", other_work, decoder),
-        )
-        await asyncio.gather(*many)
+        other = asyncio.create_task(image("b", other_work, decoder))
+        await image("a", small_work, decoder)
+        await asyncio.sleep(0.05)
+        all_wait.set()
+        await asyncio.gather(other, *many)
 
     asyncio.run(crowd())
     assert order.index("small") == 0

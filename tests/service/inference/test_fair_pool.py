@@ -35,18 +35,23 @@ def run(use: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_client_with_much_work_keeps_nobody_waiting() -> None:
     order: list[str] = []
+    all_wait = threading.Event()
 
     def costly() -> None:
+        assert all_wait.wait(30)
         time.sleep(0.05)
         order.append("many")
 
     async def use() -> None:
         pool = pool_of()
-        many = [asyncio.create_task(work_of(pool, "a", 1, costly)) for _ in range(12)]
-        await asyncio.sleep(0.01)
-        await work_of(pool, "b", 2, lambda: order.append("other client"))
-        await work_of(pool, "a", 3, lambda: order.append("other request"))
-        await asyncio.gather(*many)
+        tasks = [asyncio.create_task(work_of(pool, "a", 1, costly)) for _ in range(12)]
+        await asyncio.sleep(0)
+        for client, request, name in (("b", 2, "other client"), ("a", 3, "other request")):
+            work = partial(order.append, name)
+            tasks.append(asyncio.create_task(work_of(pool, client, request, work)))
+        await asyncio.sleep(0)
+        all_wait.set()
+        await asyncio.gather(*tasks)
 
     run(use)
     assert order.index("other client") <= 1, "it waited for what ran, and for nothing else"
@@ -75,7 +80,7 @@ def test_the_threads_go_on_while_the_event_loop_has_no_time() -> None:
         works = [*(partial(done.append, number) for number in range(11)), ready.set]
         tasks = [asyncio.create_task(work_of(pool, "a", 1, work)) for work in works]
         await asyncio.sleep(0)
-        assert ready.wait(5), "in the loop's thread"
+        assert ready.wait(30), "in the loop's thread"
         await asyncio.gather(*tasks)
 
     run(use)
@@ -136,7 +141,7 @@ def test_what_waits_behind_work_that_is_given_up_starts_at_once() -> None:
 
     async def use() -> None:
         pool = pool_of(3, budget=PixelBudget(100))
-        running = asyncio.create_task(work_of(pool, "a", 1, partial(ready.wait, 20), pixels=80))
+        running = asyncio.create_task(work_of(pool, "a", 1, partial(ready.wait, 60), pixels=80))
         await asyncio.sleep(0.05)
         given_up = asyncio.create_task(work_of(pool, "b", 2, int, pixels=90))
         await asyncio.sleep(0.05)
@@ -144,7 +149,7 @@ def test_what_waits_behind_work_that_is_given_up_starts_at_once() -> None:
         await asyncio.sleep(0.05)
         given_up.cancel()
         try:
-            assert await asyncio.wait_for(behind, 5) == 0
+            assert await asyncio.wait_for(behind, 30) == 0
         finally:
             ready.set()
         await running
@@ -154,14 +159,14 @@ def test_what_waits_behind_work_that_is_given_up_starts_at_once() -> None:
 
 def test_a_thread_waits_for_the_budget_too() -> None:
     budget = PixelBudget(100)
-    with budget.held(80, seconds=1):
+    with budget.held(80, seconds=30):
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded), budget.held(30, seconds=0.05):
             raise AssertionError("there is no room")
         assert time.monotonic() - began >= 0.05
-        with budget.held(20, seconds=1):
+        with budget.held(20, seconds=30):
             pass
-    with budget.held(500, seconds=1):
+    with budget.held(500, seconds=30):
         pass
 
 
@@ -215,7 +220,7 @@ def test_an_image_is_freed_without_the_garbage_collector(ending: str) -> None:
     ready = threading.Event()
 
     def work(image: Image) -> Image:
-        ready.wait(5)
+        ready.wait(30)
         if ending == "failed":
             raise ValueError
         return image
@@ -230,7 +235,7 @@ def test_an_image_is_freed_without_the_garbage_collector(ending: str) -> None:
         ready.set()
         await asyncio.gather(task, return_exceptions=True)
         del image, task
-        await pool.run(int, deadline_seconds=5)  # so that the thread has let go of the first one
+        await pool.run(int, deadline_seconds=30)  # so that the thread has let go of the first one
         assert freed() is None
 
     gc.disable()

@@ -106,7 +106,7 @@ def test_a_busy_decoder_refuses_before_a_byte_is_read(
     fakes.decoder.room = 0
     fakes.workers.others["pets"] = SERVED
     address = urlsplit(str(client.base_url))
-    with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as wire:
         wire.sendall(
             f"POST /v1/classify{query} HTTP/1.1\r\nHost: localhost\r\n"
             "Content-Type: image/png\r\nContent-Length: 1000\r\n\r\n".encode()

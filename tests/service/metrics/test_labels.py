@@ -37,7 +37,7 @@ def attack(url: str) -> str:
     """Send what a client can choose, each time with new words; returns what they have in common."""
     word = f"odd{secrets.token_hex(4)}"
     good = {"X-API-Key": KEY}
-    with httpx.Client(base_url=url, timeout=20, headers={"User-Agent": word}) as client:
+    with httpx.Client(base_url=url, timeout=60, headers={"User-Agent": word}) as client:
         for path in (
             f"/v1/classify?model={word}",
             f"/v1/classify?version={word}",
@@ -63,7 +63,7 @@ def attack(url: str) -> str:
     host, port = url.removeprefix("http://").split("/")[0].split(":")
     lines = (f"{word} / HTTP/1.1", f"GET /{word} {word}", f"GET /{word} HTTP/1.1\r\nHost: {word}")
     for line in lines:
-        with socket.create_connection((host, int(port)), timeout=10) as wire:
+        with socket.create_connection((host, int(port)), timeout=60) as wire:
             wire.sendall(f"{line}\r\nConnection: close\r\n\r\n".encode())
             wire.recv(1000)
     return word

@@ -15,7 +15,7 @@ def test_a_declared_length_is_refused_before_a_byte_is_read(
     client: httpx.Client, settings: Settings
 ) -> None:
     address = urlsplit(str(client.base_url))
-    with socket.create_connection((address.hostname, address.port), timeout=5) as wire:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as wire:
         length = max_request_bytes(settings) + 1
         wire.sendall(
             b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"

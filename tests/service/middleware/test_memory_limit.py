@@ -29,7 +29,7 @@ class Narrow:
     def begun(self, who: int, length: int, sent: int) -> socket.socket:
         """An upload that was announced and then stalls."""
         address = urlsplit(str(self.client.base_url))
-        wire = socket.create_connection((address.hostname, address.port), timeout=10)
+        wire = socket.create_connection((address.hostname, address.port), timeout=60)
         wire.sendall(
             b"POST /v1/classify HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
             b"X-API-Key: %s\r\nContent-Length: %d\r\nExpect: 100-continue\r\n\r\n"
@@ -45,7 +45,7 @@ class Narrow:
         return self.client.post("/v1/classify", content=body, headers=headers)
 
     def eventually(self, who: int, status: int, body: bytes) -> httpx.Response:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             answer = self.send(who, body)
             if answer.status_code == status:
@@ -60,7 +60,7 @@ def narrow(served: StartService, fakes: FakeServices) -> Iterator[Narrow]:
     new = NewKey(name="a client", scopes=["infer"])
     keys = [table.create(new, actor=COMMAND).key or "" for _ in range(3)]
     settings = Settings(_env_file=None, upload_budget_mb=1, max_image_bytes=4 * MIB, max_images=2)
-    with served(settings, fakes) as url, httpx.Client(base_url=url, timeout=20) as client:
+    with served(settings, fakes) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield Narrow(client, keys)
 
 

@@ -2,6 +2,8 @@ import httpx
 import pytest
 import structlog
 
+from tests.service.middleware.test_access_log import logged
+
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/jobs/none", "/nowhere"])
 def test_an_id_is_taken_over_and_echoed(client: httpx.Client, path: str) -> None:
@@ -58,6 +60,6 @@ def test_log_lines_name_the_trace(client: httpx.Client) -> None:
         answer = client.get(
             "/v1/jobs/none", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
         )
-    (line,) = [line for line in lines if line["event"] == "request"]
+        line = logged(lines)
     assert line["trace_id"] == TRACE
     assert line["span_id"] == answer.headers["traceparent"].split("-")[2]

@@ -69,11 +69,10 @@ class Api:
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    for _ in range(500):
-        if await condition():
-            return
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
-    raise AssertionError("not within five seconds")
 
 
 @asynccontextmanager
@@ -135,7 +134,7 @@ def test_item_of_a_cancelled_request_is_dropped(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        request = api.request(30)
+        request = api.request(60)
         await api.queued()
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
@@ -150,10 +149,10 @@ def test_images_in_a_reserved_place_count_once(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         with api.dispatcher.place(QUEUE, 8, deadline) as place:
             with pytest.raises(QueueFull):
-                await api.request(10)
+                await api.request(60)
             with pytest.raises(QueueFull):
                 api.dispatcher.require_room(QUEUE, deadline)
             asked = asyncio.create_task(
@@ -172,7 +171,7 @@ def test_items_are_pushed_again_after_redis_was_wiped(
 ) -> None:
     async def use(api: Api) -> None:
         await api.recovery.run_once()
-        request = api.request(10)
+        request = api.request(60)
         await api.queued()
         worker_client.flushall()
         await api.recovery.run_once()
@@ -201,7 +200,7 @@ def test_items_of_a_lost_worker_are_queued_again(
         send_heartbeat(worker_client, "w1")
         await api.workers.refresh()
         await api.recovery.run_once()
-        request = api.request(10)
+        request = api.request(60)
         await api.queued()
         assert len(WorkerQueues(worker_client, "w1").take(QUEUE, 4)) == 1
         worker_client.delete(redis_keys.heartbeat_key("w1"))
@@ -220,7 +219,7 @@ def test_attempts_of_a_worker_that_returns_do_not_count(
     valkey: RealValkey, worker_client: redis.Redis
 ) -> None:
     async def use(api: Api) -> None:
-        request = api.request(10)
+        request = api.request(60)
         for _ in range(3):  # more often than an image may be lost
             send_heartbeat(worker_client, "w1")
             await api.workers.refresh()
@@ -243,7 +242,7 @@ def test_abandoned_item_is_not_queued_again(valkey: RealValkey, worker_client: r
     """Otherwise it would stay among the pending items for as long as the process lives."""
 
     async def use(api: Api) -> None:
-        request = api.request(10)
+        request = api.request(60)
         await api.queued()
         (pending,) = api.replies.pending.values()
         WorkerQueues(worker_client, "w1").take(QUEUE, 4)
@@ -282,11 +281,12 @@ def test_a_deadline_is_by_the_clock_of_redis(
 
     async def use(api: Api) -> None:
         monkeypatch.setattr(time, "time", lambda: real() + ahead)
-        request = api.request(2)
+        asked = real()
+        request = api.request(60)
         await api.queued()
         (pending,) = api.replies.pending.values()
-        assert pending.item.deadline == pytest.approx(real() + 2, abs=1)
-        assert pending.item.enqueued == pytest.approx(real(), abs=1)
+        assert pending.item.deadline == pytest.approx(asked + 60, abs=3)
+        assert pending.item.enqueued == pytest.approx(asked, abs=3)
         request.cancel()
         await asyncio.gather(request, return_exceptions=True)
 
@@ -300,7 +300,7 @@ def test_a_client_with_many_explanations_keeps_no_other_waiting(
     worker = WorkerQueues(worker_client, "w1")
 
     async def use(api: Api) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
 
         async def request(client: str, count: int, marker: int) -> list[Any]:
             CALLER.set(Caller(client, marker))

@@ -109,11 +109,10 @@ class RecordedTasks:
 
 
 async def until(condition: Callable[[], Awaitable[object]]) -> None:
-    for _ in range(500):
-        if await condition():
-            return
+    deadline = time.monotonic() + 30
+    while not await condition():
+        assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
-    raise AssertionError("not within five seconds")
 
 
 class Api:
@@ -132,7 +131,7 @@ class Api:
         self.recovery = Recovery(self.queues, self.replies, sender, self.workers)
 
     def request(self, queue: QueueName, images: int = 1) -> "asyncio.Task[Any]":
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         return asyncio.create_task(self.dispatcher.run(queue, [IMAGE] * images, deadline=deadline))
 
     async def queued(self, *queues: QueueName) -> None:
@@ -309,7 +308,7 @@ def test_images_of_a_client_that_left_are_not_computed(valkey: RealValkey) -> No
     run(valkey, use)
 
 
-def together(api: Api, images: int = 1, seconds: float = 20) -> "asyncio.Task[Any]":
+def together(api: Api, images: int = 1, seconds: float = 60) -> "asyncio.Task[Any]":
     """A request for both models, about the same images."""
     pixels = [IMAGE + number for number in range(images)]
     asked = [(CATS, pixels), (DOGS, pixels)]
@@ -360,7 +359,7 @@ def test_a_queue_that_others_filled_fails_its_own_model_only(valkey: RealValkey)
         before = api.request(CATS)
         await api.queued(CATS)
         await api.client.rpush(CATS.key, b"1", b"2", b"3")
-        cats, dogs = await together(api, seconds=0.5)
+        cats, dogs = await together(api, seconds=3)
         assert isinstance(cats, QueueFull)
         assert isinstance(dogs, DeadlineExceeded), "no worker took it"
         assert len(api.replies.pending) == 1

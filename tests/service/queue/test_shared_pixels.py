@@ -70,7 +70,7 @@ async def see(api: Api, client: redis.Redis, *workers: WorkerQueues | str) -> No
 
 
 def request(api: Api) -> "asyncio.Task[Any]":
-    return asyncio.create_task(api.dispatcher.run(QUEUE, IMAGES, deadline=time.monotonic() + 20))
+    return asyncio.create_task(api.dispatcher.run(QUEUE, IMAGES, deadline=time.monotonic() + 60))
 
 
 def waiting_bytes(client: redis.Redis) -> list[int]:

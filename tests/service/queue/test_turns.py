@@ -70,7 +70,7 @@ def test_who_gives_up_takes_no_place(is_granted: bool) -> None:
                 await asyncio.sleep(0)
         gone.cancel()  # perhaps just after its turn has come
         await asyncio.gather(gone, return_exceptions=True)
-        await asyncio.wait_for(request(), 5)
+        await asyncio.wait_for(request(), 30)
 
     asyncio.run(use())
 

@@ -75,7 +75,7 @@ def test_another_address_is_not_locked_out_by_the_device_id_of_a_victim(
     with served(settings, fakes) as url:
         thief, victim = (
             httpx.Client(
-                base_url=url, timeout=20, transport=httpx.HTTPTransport(local_address=address)
+                base_url=url, timeout=60, transport=httpx.HTTPTransport(local_address=address)
             )
             for address in ("127.0.0.3", "127.0.0.1")
         )
