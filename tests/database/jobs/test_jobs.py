@@ -175,8 +175,9 @@ def test_lists_are_filtered(jobs: Jobs) -> None:
     assert len(jobs.list(kind="classify", state="queued").items) == 2
 
 
-def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs) -> None:
+def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs, clock: Clock) -> None:
     def make(*scopes: Scope) -> str:
+        clock.advance(1)
         return jobs.create("classify", REQUEST, limit=1000, scopes=scopes or None).job.id
 
     ours = [make("train"), make()]  # of the release before, the scopes are not stored
