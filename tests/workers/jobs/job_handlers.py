@@ -14,6 +14,7 @@ from contracts.errors import ModelNotReady, NeedsOperator, ValidationFailed
 from contracts.jobs import Progress
 from contracts.settings import Settings
 from contracts.work import Work
+from workers.jobs import disk
 
 KINDS = {
     "training": f"{__name__}:count",
@@ -56,6 +57,18 @@ def count(work: Work, settings: Settings) -> dict[str, Any]:
     return {"done": done, "attempt": work.attempt} | nice
 
 
+def fill_disk(home: Path, size: int) -> None:
+    """There is no room while the file `ballast` exists, whatever else uses the disk."""
+
+    def free(_folder: Path) -> int:
+        left = 0 if (home / "ballast").exists() else size
+        (home / "looked").touch()
+        return left
+
+    (home / "ballast").touch()
+    disk._free = free
+
+
 def fail(work: Work, settings: Settings) -> dict[str, Any]:
     if work.request.get("expected"):
         raise ValidationFailed("There is no such layer. Choose another.")
@@ -63,7 +76,7 @@ def fail(work: Work, settings: Settings) -> dict[str, Any]:
         raise ModelNotReady("Pull the weights.")
     if (number := work.request.get("errno")) and work.attempt <= work.request.get("until", 99):
         if ballast := work.request.get("ballast"):
-            (settings.home / "ballast").write_bytes(os.urandom(ballast))
+            fill_disk(settings.home, ballast)
         raise OSError(number, os.strerror(number), "/some/path/a-file.jpg")
     if work.request.get("key"):
         raise NeedsOperator("A key is missing.")
