@@ -13,16 +13,19 @@ exceed a limit. No place is reserved in the name of the subject, for the same re
 unknown devices at one address have few for one subject, so that no burst disables the face.
 """
 
+import asyncio
 import json
 import secrets
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from redis.asyncio import Redis
 
 from contracts.durations import in_words
-from contracts.errors import LockedOut
+from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys, scripts
 from service.queue.client import redis_required
 
@@ -40,6 +43,8 @@ _NEVER = 1 << 31
 _ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 _LOCKS_SECONDS = 24 * 3600  # for which earlier locks make the next one longer
 _KNOWN_DEVICES = 16
+
+T = TypeVar("T")
 
 Outcome = Literal["matched", "failed", "unusable", "neither"]
 
@@ -129,6 +134,7 @@ class Lockout:
         self._address_failures = address_failures
         self._begin = client.register_script(scripts.BEGIN_ATTEMPT)
         self._end = client.register_script(scripts.END_ATTEMPT)
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def begin(self, subject_id: str, caller: Caller, *, signed: bool = False) -> Attempt:
         """Reserve a place among the permitted attempts.
@@ -148,7 +154,12 @@ class Lockout:
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
         enforced = tuple(party for party in parties if party.is_enforced)
         limits = json.dumps([asdict(party.limit) for party in enforced])
-        await self._require(enforced, [attempt.id, _ATTEMPT_SECONDS, limits])
+        reserving = self._task(self._require(enforced, [attempt.id, _ATTEMPT_SECONDS, limits]))
+        try:
+            await asyncio.shield(reserving)
+        except (asyncio.CancelledError, Unavailable):  # Redis may have reserved it all the same
+            self._task(self._give_back(attempt, reserving))
+            raise
         return attempt
 
     async def is_known(self, subject_id: str, caller: Caller) -> bool:
@@ -192,11 +203,15 @@ class Lockout:
     async def end(self, attempt: Attempt, outcome: Outcome) -> bool:
         """Free the place and count a failure. Returns whether that caused a lockout.
 
-        If the subject was erased in the meantime, nothing is kept about it.
+        That is done even if the caller's time ends meanwhile. If the subject was erased in the
+        meantime, nothing is kept about it.
 
         Raises:
             Unavailable: Redis does not answer.
         """
+        return await asyncio.shield(self._task(self._ended(attempt, outcome)))
+
+    async def _ended(self, attempt: Attempt, outcome: Outcome) -> bool:
         limits = [
             asdict(party.limit) | {"counts": party.counts == outcome} for party in attempt.parties
         ]
@@ -210,6 +225,20 @@ class Lockout:
         args += [_KNOWN_DEVICES, redis_keys.ERASED_SECONDS]
         with redis_required():
             return bool(await self._end(keys=keys, args=args))
+
+    async def _give_back(self, attempt: Attempt, reserving: "asyncio.Task[None]") -> None:
+        """Free a place whose reservation nobody has waited for."""
+        with suppress(LockedOut, Unavailable):
+            with suppress(Unavailable):
+                await reserving
+            await self._ended(attempt, "neither")
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """A task that goes on if nobody waits for it any more."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def forget(self, subject_id: str) -> None:
         """Delete the counts of an erased subject and prevent new ones.

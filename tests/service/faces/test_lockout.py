@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import redis
@@ -271,6 +272,59 @@ def test_all_counts_expire_and_those_of_a_forgotten_subject_are_deleted(valkey: 
             assert all(client.ttl(key) > 0 for key in keys)
             await lockout.forget("sub_a")
             assert not list(client.scan_iter("*sub_a*"))
+
+    run(valkey, check)
+
+
+@pytest.mark.parametrize("script", ["_begin", "_end"])
+def test_callers_whose_time_ends_meanwhile_keep_no_place(
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    """Redis has done it, or does it later, and nobody waits for its answer."""
+
+    async def check(lockout: Lockout) -> None:
+        run_script, is_slow = getattr(lockout, script), True
+
+        async def slow(**options: Any) -> object:
+            if is_slow and script == "_end":
+                await asyncio.sleep(0.05)
+            answer = await run_script(**options)
+            if is_slow and script == "_begin":
+                await asyncio.sleep(0.05)
+            return answer
+
+        monkeypatch.setattr(lockout, script, slow)
+        for _ in range(2 * MAX_FAILURES):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(attempt(lockout, "sub_a", PHONE, "neither"), 0.02)
+            while lockout._running:
+                await asyncio.sleep(0.01)
+        is_slow = False
+        async with open_lockout(valkey.url) as another:
+            assert not await another._client.keys("*attempts*")
+            await attempt(another, "sub_a", PHONE, "matched")
+
+    run(valkey, check)
+
+
+def test_a_failure_counts_although_the_clients_time_ends_meanwhile(
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(lockout: Lockout) -> None:
+        end = lockout._end
+
+        async def slow(**options: Any) -> object:
+            await asyncio.sleep(0.05)
+            return await end(**options)
+
+        monkeypatch.setattr(lockout, "_end", slow)
+        for _ in range(MAX_FAILURES):
+            begun = await lockout.begin("sub_a", PHONE)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(lockout.end(begun, "failed"), 0.02)
+        while lockout._running:
+            await asyncio.sleep(0.01)
+        assert LOCK_SECONDS - 5 < await wait_of(lockout, "sub_a", PHONE) <= LOCK_SECONDS
 
     run(valkey, check)
 
