@@ -58,11 +58,13 @@ class Restrictions(BaseModel):
             earlier release.
         without_consent: Subjects without one.
         disabled: Subjects whose face is disabled, with their failures; 0 if the operator did it.
-        erased: Subjects that were erased.
+        erased: Subjects that were erased. In the note of a restore, those that were erased while
+            the backup was taken: the others are in the home's list.
         token_keys: The ids of the keys that sign tokens.
         frameless: Subjects whose frames may not be stored.
         policy: The policy of faces, if one was set.
         threshold: The threshold of faces, if one was set.
+        lost_datasets: In the note of a restore, see `cli.backup.contents.Header`.
         unread: What could not be read, or not all of it: of `KEYS`, `DEVICES` and so on.
     """
 
@@ -78,6 +80,7 @@ class Restrictions(BaseModel):
     frameless: list[str] = []
     policy: Policy | None = None
     threshold: Threshold | None = None
+    lost_datasets: list[str] | None = None
     unread: list[str] = []
 
 

@@ -45,6 +45,12 @@ class Header(BaseModel):
     database: DatabaseKind | None = Field(description="Null if the home had none yet.")
     revision: str | None = Field(description="Of the database's tables.")
     secrets: bool
+    lost_datasets: list[str] | None = Field(
+        None,
+        description="Datasets in the database whose folders were missing. Any other without a "
+        "folder was deleted while the backup was taken. Null: unknown, of an earlier release.",
+    )
+    erased: list[str] = Field([], description="Subjects erased while the backup was taken.")
     files: int = Field(ge=0, description="Members between this one and the digests.")
     size: int = Field(ge=0, description="Bytes of all of them.")
 

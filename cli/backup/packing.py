@@ -38,6 +38,8 @@ def header_of(content: Snapshot, revision: str | None) -> Header:
         database=content.database,
         revision=revision,
         secrets=SECRETS in content.areas,
+        lost_datasets=content.lost_datasets,
+        erased=content.erased,
         files=count,
         size=size,
     )

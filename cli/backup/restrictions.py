@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from sqlalchemy import Engine
 
-from cli.backup.erasures import repeat_erasures
+from cli.backup.contents import Header
+from cli.backup.deletions import drop_deleted_datasets, repeat_erasures
 from cli.backup.placing import NOTED
 from cli.output import CommandError, errors, warn
 from cli.startup import migrate
@@ -28,8 +29,13 @@ from database.taken_back import TakenBack, read_taken_back, write_taken_back
 from models.store.manifest import write_atomically
 
 
-def note_restrictions(settings: Settings) -> None:
+def note_restrictions(settings: Settings, header: Header) -> None:
     """Note those of the database that is about to be replaced, and what cannot be read of them.
+
+    Also what was deleted while the backup was taken.
+
+    Args:
+        header: Of the backup.
 
     Raises:
         CommandError: What earlier restores noted is damaged.
@@ -37,6 +43,8 @@ def note_restrictions(settings: Settings) -> None:
         OSError: They cannot be written.
     """
     found, home = _found(settings), settings.home
+    if (home / ERASED_IDS).exists():
+        found = found.model_copy(update={"unread": [one for one in found.unread if one != ERASED]})
     # Those of this release are listed already; an earlier one recorded them in the database only.
     add_erased(home, found.erased)
     try:
@@ -49,7 +57,8 @@ def note_restrictions(settings: Settings) -> None:
         ) from None
     if (merged := before.merged(found, _now(), erased_ids(home))) != before:
         write_taken_back(home, merged)
-    write_atomically(settings.home / NOTED, found.model_dump_json(exclude={"erased"}))
+    meanwhile = {"erased": header.erased, "lost_datasets": header.lost_datasets}
+    write_atomically(home / NOTED, found.model_copy(update=meanwhile).model_dump_json())
 
 
 def _found(settings: Settings) -> Restrictions:
@@ -80,20 +89,26 @@ def complete_restore(settings: Settings, console: Console) -> None:
     """
     if current(settings.database) is not None:
         migrate(settings, is_restored=True)
-        if count := repeat_erasures(settings):
+        noted = _noted(settings)
+        if count := repeat_erasures(settings, noted.erased if noted is not None else ()):
             warn(console, f"{count} subjects that were erased since are erased again.")
-        _repeat(settings, console)
+        if noted is not None:
+            drop_deleted_datasets(settings, noted.lost_datasets)
+            _repeat(settings, noted, console)
     forget_restrictions(settings)
 
 
-def _repeat(settings: Settings, console: Console) -> None:
+def _noted(settings: Settings) -> Restrictions | None:
     path = settings.home / NOTED
     if not path.exists():
-        return
+        return None
     try:
-        noted = Restrictions.model_validate_json(path.read_bytes())
+        return Restrictions.model_validate_json(path.read_bytes())
     except ValidationError:
-        noted = NOTHING_KNOWN  # no command revokes a key until the restore is complete
+        return NOTHING_KNOWN  # no command revokes a key until the restore is complete
+
+
+def _repeat(settings: Settings, noted: Restrictions, console: Console) -> None:
     try:
         taken_back = read_taken_back(settings.home)
     except ValueError:
@@ -114,8 +129,6 @@ def _repeat(settings: Settings, console: Console) -> None:
         unread = restrictions.unrepeated(engine, noted.unread)
     finally:
         engine.dispose()
-    if (settings.home / ERASED_IDS).exists():
-        unread = [name for name in unread if name != ERASED]
     if unread:
         # An error, as `--quiet` suppresses notes.
         warn(errors(), _not_known(unread))

@@ -1,10 +1,11 @@
 """A consistent copy of a running home: first the database, then hard links to the files.
 
 The order makes it consistent. Files are written before the row that names them, so everything that
-the copied rows name exists when the files are linked. Files newer than the rows do no harm: a
-dataset without a row gets one at the next start, a job folder without a row is removed, and a
-version has no row at all. But the scratch folder of a job is removed when the job ends, and the
-copied row may be from before that: so scratch folders are also linked before the database.
+the copied rows name exists when the files are linked, unless it was deleted meanwhile; the snapshot
+says what a restore needs to drop such rows. Files newer than the rows do no harm: a dataset without
+a row gets one at the next start, a job folder without a row is removed, and a version has no row at
+all. But the scratch folder of a job is removed when the job ends, and the copied row may be from
+before that: so scratch folders are also linked before the database.
 """
 
 import os
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect
+from sqlalchemy import inspect
 
 from cli.backup.contents import AREAS, DATABASE, SECRETS, DatabaseKind
 from cli.backup.databases import dump
@@ -22,6 +23,8 @@ from contracts.errors import DatasetNotFound
 from contracts.settings import Settings
 from database.datasets import HIDDEN, DatasetRows
 from database.engine import open_engine
+from database.faces.privacy.erased_ids import erased_ids
+from database.migrations import current
 from database.tables import DatasetRecord
 from models.datasets.store import DatasetStore
 from models.store.hardlinks import link_tree
@@ -39,11 +42,15 @@ class Snapshot:
         database: The kind of the copied database; None if there was none.
         areas: The folder with each area's files, by its name.
         scratch: An empty folder, removed with the snapshot.
+        lost_datasets: Those that the live database names and whose folders are missing, sorted.
+        erased: The subjects that were erased meanwhile, sorted.
     """
 
     database: DatabaseKind | None
     areas: dict[str, Path]
     scratch: Path
+    lost_datasets: list[str]
+    erased: list[str]
 
 
 @contextmanager
@@ -55,7 +62,8 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
 
     Raises:
         CommandError: The database cannot be copied.
-        Unavailable: A model or a dataset was busy for half a minute.
+        Unavailable: A model or a dataset was busy for half a minute, or the database does not
+            answer.
     """
     store, library = Store(settings.store_home), DatasetStore.of(settings)
     with ExitStack() as stack:
@@ -65,6 +73,7 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
             folder.mkdir(mode=0o700)
         earlier = here / "earlier"
         link_tree(settings.jobs_home, earlier, skip=_no_scratch)
+        named, erased = _named_datasets(settings), erased_ids(settings.home)
         database = dump(settings, areas[DATABASE])
         areas["store"] = stack.enter_context(store.staging())
         for model in store.models():
@@ -80,31 +89,28 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
                 areas[name] = here / name
                 link_tree(settings.home / name, areas[name], skip=_is_not_kept)
         _fill(areas["jobs"], earlier)
-        yield Snapshot(database, areas, scratch)
-
-
-def lost_datasets(settings: Settings, content: Snapshot) -> list[str]:
-    """The datasets that the database names and whose folders are missing, sorted.
-
-    Raises:
-        Unavailable: The database does not answer.
-    """
-    if content.database is None:
-        return []
-    library, engine = DatasetStore.of(settings), open_engine(settings.database)
-    try:
         # A deletion hides the row, moves the folder away and then deletes the row.
-        lost = {one for one in _named_datasets(engine) if not library.exists(one)}
-        return sorted(lost & _named_datasets(engine))
+        lost = (named & _named_datasets(settings)).difference(_linked(areas["datasets"]))
+        meanwhile = erased_ids(settings.home) - erased
+        yield Snapshot(database, areas, scratch, sorted(lost), sorted(meanwhile))
+
+
+def _linked(datasets: Path) -> set[str]:
+    return {path.name for path in datasets.iterdir()}
+
+
+def _named_datasets(settings: Settings) -> set[str]:
+    """The datasets that the database names, without those that are being deleted."""
+    if current(settings.database) is None:
+        return set()
+    engine = open_engine(settings.database)
+    try:
+        if not inspect(engine).has_table(DatasetRecord.__tablename__):
+            return set()  # of an earlier release
+        revisions = DatasetRows(engine, lambda: datetime.now(UTC)).revisions()
+        return {one for one, revision in revisions.items() if revision != HIDDEN}
     finally:
         engine.dispose()
-
-
-def _named_datasets(engine: Engine) -> set[str]:
-    if not inspect(engine).has_table(DatasetRecord.__tablename__):
-        return set()  # of an earlier release
-    revisions = DatasetRows(engine, lambda: datetime.now(UTC)).revisions()
-    return {one for one, revision in revisions.items() if revision != HIDDEN}
 
 
 def _is_not_kept(inside: Path) -> bool:

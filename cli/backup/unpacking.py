@@ -22,7 +22,7 @@ from contracts.errors import InvalidArchive
 from models.datasets.archives.tar import checked_headers
 
 _CHUNK = 1024 * 1024
-_MAX_HEADER_BYTES = 64 * 1024
+_MAX_HEADER_BYTES = 16 * 1024 * 1024  # it lists who was erased meanwhile
 _NOT_A_BACKUP = CommandError("This is not a backup of Opsin.")
 _WRONG_SIZE = CommandError(
     "It holds more or less, which is not what was backed up: the backup is damaged. "

@@ -24,7 +24,7 @@ from cli.backup.restrictions import (
     forget_restrictions,
     note_restrictions,
 )
-from cli.backup.snapshot import lost_datasets, snapshot
+from cli.backup.snapshot import snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
 from cli.home import Home
@@ -77,10 +77,9 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
                 raise CommandError("The database was upgraded meanwhile. Take the backup again.")
             header = header_of(content, revision)
             _require_room(out.absolute().parent, header.size)
-            lost = lost_datasets(settings, content)
         with _bar(console, "Writing", header.size) as progress:
             pack(content, header, out, progress)
-    if lost:
+    if lost := content.lost_datasets:
         raise CommandError(
             f"{out} is written and can be restored, but it is not complete: {settings.home} has no "
             f"folder of {_shortened(lost)}. Check OPSIN_HOME and its mount; if they are lost for "
@@ -133,7 +132,7 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
                     new = _unpacked(settings, console, tar, header, sha256)
             # No longer within `opened`, to which every error is one of the archive.
             if is_new:
-                note_restrictions(settings)
+                note_restrictions(settings, header)
                 report_kept(_place(settings, header, sha256, new), console)
         except BaseException:
             if not placing.is_interrupted(settings.home):

@@ -1,0 +1,174 @@
+"""What is deleted while a backup is taken is not there after its restore."""
+
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from cli.backup.contents import DatabaseKind, Header
+from cli.backup.databases import dump
+from cli.backup.packing import header_of
+from cli.backup.snapshot import Snapshot
+from cli.commands import backup as commands
+from cli.commands.backup import restore_backup, write_backup
+from cli.output import CommandError
+from cli.startup import migrate
+from contracts.settings import Settings
+from database.datasets import DatasetRows
+from database.engine import open_engine
+from database.faces.privacy.erasures import Erasures
+from models.datasets.store import DatasetStore
+from tests.cli.backup.furnished import now
+from tests.cli.backup.test_backup import people
+from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
+    BACK,
+    enroll,
+    execute,
+    opened,
+    out,
+    settings,
+)
+from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.models.datasets.packing import photo, written
+
+
+def add_dataset(settings: Settings) -> str:  # noqa: F811
+    images = written(settings.home.parent / "images", {"a/1.png": photo(1), "b/2.png": photo(2)})
+    listing = DatasetStore.of(settings).create("pets", images)
+    shutil.rmtree(images)
+    engine = open_engine(settings.database)
+    DatasetRows(engine, now).put(listing)
+    engine.dispose()
+    return listing.info.id
+
+
+def datasets(settings: Settings) -> set[str]:  # noqa: F811
+    engine = open_engine(settings.database)
+    found = set(DatasetRows(engine, now).revisions())
+    engine.dispose()
+    return found
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    """Let something happen after the database was copied and before the files are linked."""
+
+    def dumped(settings: Settings, into: Path) -> DatabaseKind | None:  # noqa: F811
+        kind = dump(settings, into)
+        happens()
+        return kind
+
+    monkeypatch.setattr("cli.backup.snapshot.dump", dumped)
+
+
+def elsewhere(settings: Settings) -> Settings:  # noqa: F811
+    """An empty home, which knows nothing of what happened in the other."""
+    if settings.database_url is not None:
+        execute(settings, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+    home, url = settings.home.parent / "elsewhere", settings.database_url
+    return Settings(_env_file=None, home=home, port=settings.port, database_url=url)
+
+
+def test_datasets_and_people_that_were_deleted_meanwhile_do_not_come_back(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migrate(settings)
+    stays, goes, half = (add_dataset(settings) for _ in range(3))
+    gone = enroll(settings)
+
+    def delete() -> None:
+        engine = open_engine(settings.database)
+        rows, library = DatasetRows(engine, now), DatasetStore.of(settings)
+        for dataset_id in (goes, half):
+            rows.hide(dataset_id)
+            library.delete(dataset_id)
+        rows.delete(goes)
+        engine.dispose()
+        with opened(settings) as faces:
+            faces.subjects.erase(gone)
+
+    with monkeypatch.context() as busy:
+        meanwhile(busy, delete)
+        write_backup(settings, out, secrets=True)
+    other = elsewhere(settings)
+    restore_backup(other, out, force=True)
+    assert datasets(other) == {stays}
+    assert people(other) == set()
+    engine = open_engine(other.database)
+    assert Erasures(engine, now).pending(timedelta()) == [gone], "the service then ends it"
+    engine.dispose()
+    write_backup(other, out.with_name("next.tar"), secrets=True)
+
+
+def test_a_dataset_without_its_folder_keeps_its_row(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+) -> None:
+    """Its disk was not mounted; nobody has deleted it."""
+    migrate(settings)
+    lost, _ = add_dataset(settings), add_dataset(settings)
+    (settings.datasets_home / lost).rename(out.with_name("aside"))
+    with pytest.raises(CommandError, match=f"not complete: .* no folder of {lost}"):
+        write_backup(settings, out, secrets=True)
+    other = elsewhere(settings)
+    restore_backup(other, out, force=True)
+    assert lost in datasets(other)
+
+
+def test_a_folder_that_is_missed_only_while_files_are_linked_is_named(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The backup lacks it, whatever the home has by now."""
+    migrate(settings)
+    lost = add_dataset(settings)
+    monkeypatch.setattr(DatasetStore, "ids", lambda _: [])
+    with pytest.raises(CommandError, match=f"no folder of {lost}"):
+        write_backup(settings, out, secrets=True)
+
+
+def test_a_backup_of_an_earlier_release_drops_no_row(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It does not say which folders were lost."""
+    migrate(settings)
+    lost = add_dataset(settings)
+    (settings.datasets_home / lost).rename(out.with_name("aside"))
+
+    def earlier(content: Snapshot, revision: str | None) -> Header:
+        return header_of(content, revision).model_copy(update={"lost_datasets": None})
+
+    monkeypatch.setattr(commands, "header_of", earlier)
+    with pytest.raises(CommandError, match="not complete"):
+        write_backup(settings, out, secrets=True)
+    other = elsewhere(settings)
+    restore_backup(other, out, force=True)
+    assert datasets(other) == {lost}
+
+
+def test_who_was_erased_meanwhile_is_no_list_of_all_that_were_erased(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In an empty home nobody knows who was erased after the backup."""
+    migrate(settings)
+    gone, _ = enroll(settings), enroll(settings)
+
+    def erase() -> None:
+        with opened(settings) as faces:
+            faces.subjects.erase(gone)
+
+    with monkeypatch.context() as busy:
+        meanwhile(busy, erase)
+        write_backup(settings, out, secrets=True)
+    restore_backup(elsewhere(settings), out, force=True)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "erased people" in said.partition(BACK)[2]
