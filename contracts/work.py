@@ -66,3 +66,14 @@ class CountsEpochs(Protocol):
     def trained(self, phase: str, images: int) -> None:
         """Count an epoch that has ended, and the images that it has seen."""
         ...
+
+
+@runtime_checkable
+class HasScopes(Protocol):
+    """A `Work` that knows what those who asked for it may do.
+
+    Attributes:
+        scopes: Of the job: its key was checked for all of them.
+    """
+
+    scopes: frozenset[str]

@@ -10,6 +10,7 @@ explanations, and for serving where int8 is not supported.
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from models.serving.selection import choose_runtime, rejected_precisions
 from models.serving.signature_view import signature_view
 from models.store.labels import Label, class_indices, normalized, read_labels
 from models.store.manifest import DERIVED, MANIFEST
-from models.store.store import Store
+from models.store.store import AliasMovedError, Store, unmoved
 
 _CALIBRATION_IMAGES = 300  # NNCF's default; more images do not change the ranges
 _TEST_IMAGES = 1000
@@ -119,14 +120,16 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     # Rounded, so that a loss of exactly the limit does not exceed it by a rounding error.
     loss = round(metrics["accuracy_before"] - metrics["accuracy"], 9)
     # If another version has become champion in the meantime, it remains so.
-    is_champion = store.aliases(request.model).get(CHAMPION) in (version, quantized)
+    champion = store.aliases(request.model).get(CHAMPION)
+    is_champion = champion in (version, quantized)
     # An earlier attempt may have promoted it, and somebody rolled it back since.
     promoted_before = work.folder / f"promoted-{quantized}"
     promoted = promoted_before.exists()
     if not promoted and request.promote and is_champion and loss <= request.max_accuracy_loss:
-        store.promote(request.model, quantized)
-        promoted_before.touch()
-        promoted = True
+        with suppress(AliasMovedError):
+            store.promote(request.model, quantized, check=unmoved(champion))
+            promoted_before.touch()
+            promoted = True
     return {
         "model": request.model,
         "version": quantized,

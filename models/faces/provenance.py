@@ -30,6 +30,19 @@ def recognizes_people(manifest: Manifest) -> bool:
     return manifest.network == FACE_MODEL or bool(subjects_of_version(manifest))
 
 
+def has_versions_of_people(store: Store, model: str) -> bool:
+    """Whether a version of a model recognizes people; damaged ones do not count.
+
+    Raises:
+        Unavailable: A manifest cannot be read at the moment.
+    """
+    for version in store.numbers(model):
+        with suppress(VersionNotFound):
+            if recognizes_people(store.manifest(model, version)):
+                return True
+    return False
+
+
 def takes_portraits(manifest: Manifest) -> bool:
     """Whether a version was trained on portraits of subjects, see `models.faces.portrait`."""
     return bool(subjects_of_version(manifest))

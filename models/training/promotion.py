@@ -4,6 +4,9 @@ The rule `if_better` compares accuracies on the same images. The champion's reco
 only if it was measured on the same dataset (equal digest) and by the same runtime as that of the
 new version: earlier releases recorded the accuracy in float32 and served in another precision.
 Otherwise the champion is evaluated on the held-out images of the new version, as it is served.
+
+A champion that recognizes people is compared with versions of people only: its answers for the
+images of a dataset would tell whom they show. `always` replaces it for keys with the scope `faces`.
 """
 
 from collections.abc import Sequence
@@ -15,13 +18,21 @@ from typing import Protocol
 from contracts.errors import OpsinError, Unavailable
 from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.training.training_result import Promote, Promotion
+from models.faces.provenance import recognizes_people
 from models.store.aliases import DamagedAliasesError
 from models.store.labels import read_labels
 from models.store.manifest import write_atomically
-from models.store.store import Store
+from models.store.store import AliasMovedError, Store, unmoved
 
 HELD_OUT_ACCURACY = "held_out_accuracy"
 """Key in a manifest's `metrics`: accuracy on the test split, or on validation without one."""
+
+_ALWAYS = "As requested: always."
+_OF_PEOPLE = (
+    "The champion, version {}, recognizes people and is not compared with a version trained on a "
+    "dataset. To replace it, promote this one with a key that has the scope `faces`."
+)
+_TRIES = 5
 
 
 class Evaluator(Protocol):
@@ -41,12 +52,14 @@ class PromotionCandidate:
         labels: Names of its classes.
         rule: The rule of its training.
         evaluator: Evaluates the champion on the images that the candidate was evaluated on.
+        may_replace_people: Whether its key may change versions that recognize people.
     """
 
     manifest: Manifest
     labels: Sequence[str]
     rule: Promote
     evaluator: Evaluator
+    may_replace_people: bool = False
 
     @property
     def accuracy(self) -> float:
@@ -86,28 +99,34 @@ def promote(store: Store, candidate: PromotionCandidate) -> Promotion:
     model, version = candidate.manifest.model, candidate.manifest.version
     # Two trainings that end at the same time must not both compare with the same champion.
     with store.lock(f"promotion-{model}"):
-        try:
-            champion = store.aliases(model).get(CHAMPION)
-        except DamagedAliasesError as error:
-            return candidate.decision(False, error.detail, None)
-        if champion == version:
-            return candidate.decision(True, "It is the champion.", champion)
-        decision = _decide(store, candidate, champion)
-        if decision.promoted:
-            store.promote(model, version)
-        return decision
+        for _ in range(_TRIES):
+            try:
+                champion = store.aliases(model).get(CHAMPION)
+            except DamagedAliasesError as error:
+                return candidate.decision(False, error.detail, None)
+            if champion == version:
+                return candidate.decision(True, "It is the champion.", champion)
+            decision = _decide(store, candidate, champion)
+            if not decision.promoted:
+                return decision
+            with suppress(AliasMovedError):
+                store.promote(model, version, check=unmoved(champion))
+                return decision
+    return candidate.decision(False, "The champion changed again and again meanwhile.", None)
 
 
 def _decide(store: Store, candidate: PromotionCandidate, champion: int | None) -> Promotion:
-    if candidate.rule == "always":
-        return candidate.decision(True, "As requested: always.", champion)
+    always = candidate.rule == "always"
     if candidate.rule == "never":
         reason = "As requested: never. Promote it after you have reviewed it."
         return candidate.decision(False, reason, champion)
-    if champion is None:
-        return candidate.decision(True, "It is the model's first champion.", None)
+    if champion is None or (always and candidate.may_replace_people):
+        reason = _ALWAYS if always else "It is the model's first champion."
+        return candidate.decision(True, reason, champion)
     try:
         current = store.manifest(candidate.manifest.model, champion)
+        if recognizes_people(current) and not recognizes_people(candidate.manifest):
+            return candidate.decision(False, _OF_PEOPLE.format(champion), champion)
         labels = [label.id for label in read_labels(store.path(current.model, champion))]
     except (OpsinError, OSError, ValueError) as error:
         reason = f"The champion, version {champion}, is damaged."
@@ -115,12 +134,21 @@ def _decide(store: Store, candidate: PromotionCandidate, champion: int | None) -
         if unreadable:
             reason = f"The champion, version {champion}, cannot be read at the moment to compare."
         return candidate.decision(not unreadable, reason, champion)
+    if always:
+        return candidate.decision(True, _ALWAYS, champion)
+    return _judge(candidate, current, labels)
+
+
+def _judge(candidate: PromotionCandidate, champion: Manifest, labels: Sequence[str]) -> Promotion:
     missing = sorted(set(labels) - set(candidate.labels))
     if missing:
         names = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-        reason = f"The champion, version {champion}, has classes that this version lacks: {names}."
-        return candidate.decision(False, reason, champion)
-    return _compare(candidate, current, labels)
+        reason = (
+            f"The champion, version {champion.version}, has classes that this version lacks: "
+            f"{names}."
+        )
+        return candidate.decision(False, reason, champion.version)
+    return _compare(candidate, champion, labels)
 
 
 def _is_unreadable(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from contracts.jobs import Progress
 from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
-from contracts.work import Work, WorkStoppedError
+from contracts.work import HasScopes, Work, WorkStoppedError
 from models.datasets.dataset import SPLITS, Dataset
 from models.export.check_images import check_images
 from models.export.parity import ParityError
@@ -196,7 +196,10 @@ class _Run:
             self._enter("promote")
         self._check_still_publishable(version)
         with _timed(report.seconds, "promote"):
-            candidate = PromotionCandidate(version, report.classes, self.request.promote, self)
+            may_replace_people = isinstance(self.work, HasScopes) and "faces" in self.work.scopes
+            candidate = PromotionCandidate(
+                version, report.classes, self.request.promote, self, may_replace_people
+            )
             promotion = promote_once(self.store, candidate, self.work.folder)
         return TrainingResult(
             **report.model_dump(exclude={"seconds"}),

@@ -2,7 +2,7 @@
 
 They are those that its request needed because of what it is about, and are stored with it: what a
 key may not ask for it may not read either. Whoever submits a job does not pass them, so no route
-can forget them.
+can forget them; it adds only those that depend on more than the request (`scopes_to_promote`).
 """
 
 from collections.abc import Mapping
@@ -12,8 +12,9 @@ from contracts.errors import JobNotFound, OpsinError
 from contracts.faces.faces import FACE_MODEL
 from contracts.jobs import Job, JobKind
 from contracts.keys import Scope
+from contracts.training.training_result import Promote
 from database.jobs.jobs import Jobs
-from models.faces.provenance import VERSION_FIELDS, recognizes_people
+from models.faces.provenance import VERSION_FIELDS, has_versions_of_people, recognizes_people
 from models.store.store import Store
 from service.auth.principal import Principal
 from service.auth.scopes import scope_of_job
@@ -33,6 +34,18 @@ def scopes_of_request(kind: JobKind, request: Mapping[str, Any], store: Store) -
     if "faces" not in scopes and _is_about_people(request, store):
         scopes.append("faces")
     return tuple(scopes)
+
+
+def scopes_to_promote(store: Store, model: str, promote: Promote) -> tuple[Scope, ...]:
+    """The further scopes of a job that may promote a new version of a model; blocks.
+
+    The submitter checks them and stores them with the job, which replaces no version of people
+    without.
+
+    Raises:
+        Unavailable: A version of the model cannot be read at the moment.
+    """
+    return ("faces",) if promote != "never" and has_versions_of_people(store, model) else ()
 
 
 def require_job(principal: Principal, job: Job, jobs: Jobs, store: Store) -> None:

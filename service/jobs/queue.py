@@ -12,7 +12,7 @@ or is removed, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from redis.exceptions import RedisError
 from contracts.errors import DeadlineExceeded, JobNotFound, OpsinError, Unavailable
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
+from contracts.keys import Scope
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, Pixels, pack_bundle
 from contracts.settings import MIB, Settings
@@ -175,6 +176,7 @@ class JobQueue:
         inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
         client: str | None = None,
+        scopes: Collection[Scope] = (),
     ) -> Job:
         """Store a job that runs in its own process, and notify the workers of its queue.
 
@@ -184,6 +186,7 @@ class JobQueue:
             inputs: Files by name for the job's folder; a path is moved there.
             idempotency: As for `submit`.
             client: As for `submit`.
+            scopes: Those that it needs besides what follows from its request; they were checked.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -199,7 +202,7 @@ class JobQueue:
         await run_in_threadpool(require_job_room, self._settings, kind, size)
         created = await self._accept(
             run_in_threadpool(self._files.store_inputs, job_id, inputs or {}),
-            partial(self._create, kind, request, idempotency, job_id, client),
+            partial(self._create, kind, request, idempotency, job_id, client, scopes=scopes),
             partial(run_in_threadpool, self._files.remove, job_id),
         )
         if created.is_new:
@@ -283,6 +286,8 @@ class JobQueue:
         idempotency: tuple[str, str] | None,
         job_id: str,
         client: str | None,
+        *,
+        scopes: Collection[Scope] = (),
     ) -> CreatedJob:
         return self._jobs.create(
             kind,
@@ -291,7 +296,7 @@ class JobQueue:
             idempotency=_key_of(kind, idempotency),
             job_id=job_id,
             client=client,
-            scopes=scopes_of_request(kind, request, self._versions),
+            scopes=dict.fromkeys([*scopes_of_request(kind, request, self._versions), *scopes]),
             origin=current_origin(),
         )
 

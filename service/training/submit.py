@@ -8,6 +8,7 @@ moved, or the dataset been deleted, in between.
 import codecs
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import Request
@@ -17,12 +18,14 @@ from pydantic_core import from_json
 
 from contracts.errors import (
     BadRequest,
+    Forbidden,
     NotTrainable,
     PayloadTooLarge,
     UnsupportedMediaType,
     ValidationFailed,
 )
 from contracts.jobs import Job
+from contracts.keys import Scope
 from contracts.settings import Settings
 from contracts.suggestions import MAX_ERRORS, explained
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
@@ -42,6 +45,7 @@ from models.training.validation import (
 from models.weights.catalog import Weights
 from models.weights.required import require_catalog_weights
 from service.auth import audit
+from service.auth.job_scopes import scopes_to_promote
 from service.auth.principal import principal_of, quota_key
 from service.datasets.kept import dataset_kept
 from service.dependencies import Services
@@ -76,6 +80,7 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
     training = _training(await run_in_threadpool(complete, sent, services.store))
     check_model_name(training.model)
     check_network(training)
+    scopes = await check_promotion(request, services, training)
     await run_in_threadpool(check_weights, training, services.settings)
     parameters = training.as_job()
     idempotency = (key, digest) if key else None
@@ -87,11 +92,32 @@ async def submit(request: Request, key: str | None, deadline: Deadline, services
         )
     else:
         job = await _submit_with_dataset(
-            training, parameters, idempotency, quota_key(request.scope), services
+            training, parameters, idempotency, quota_key(request.scope), services, scopes=scopes
         )
     if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{training.model} by {job.id}")
     return job
+
+
+async def check_promotion(
+    request: Request, services: Services, training: TrainingRequest
+) -> tuple[Scope, ...]:
+    """Check that a key may promote what a training makes, and return the scopes for its job.
+
+    Raises:
+        Forbidden: The model has versions that recognize people, and the key lacks `faces`.
+        Unavailable: A version of the model cannot be read at the moment.
+    """
+    scopes = await run_in_threadpool(
+        scopes_to_promote, services.store, training.model, training.promote
+    )
+    if not all(map(principal_of(request).may, scopes)):
+        raise Forbidden(
+            f"'{training.model}' has versions that recognize people, so a training that may "
+            "promote its version needs a key with the scope `faces` as well. Choose another name, "
+            "send `promote` as `never`, or use such a key."
+        )
+    return scopes
 
 
 def check_weights(training: TrainingRequest, settings: Settings) -> None:
@@ -110,13 +136,15 @@ async def _submit_with_dataset(
     idempotency: tuple[str, str] | None,
     client: str,
     services: Services,
+    *,
+    scopes: Collection[Scope],
 ) -> Job:
     # Checked first, so that a request that would fail does not wait for a dataset that is in use.
     await run_in_threadpool(check_dataset, training, services)
     async with dataset_kept(services, training.dataset_id or ""):
         await run_in_threadpool(check_dataset, training, services)
         return await services.job_queue.submit_work(
-            "training", parameters, idempotency=idempotency, client=client
+            "training", parameters, idempotency=idempotency, client=client, scopes=scopes
         )
 
 

@@ -73,7 +73,8 @@ async def create_sweep(
     ).hexdigest()
     if key and (earlier := await services.job_queue.earlier("sweep", key, digest)):
         return job_response(earlier)
-    sweep, promote = await run_in_threadpool(_checked, body, services)
+    sweep, training = await run_in_threadpool(_checked, body, services)
+    scopes = await submit.check_promotion(request, services, training)
     parameters = sweep.model_dump(mode="json")
     async with dataset_kept(services, sweep.dataset_id):
         job = await services.job_queue.submit_work(
@@ -81,14 +82,17 @@ async def create_sweep(
             parameters,
             idempotency=(key, digest) if key else None,
             client=quota_key(request.scope),
+            scopes=scopes,
         )
-    if promote != "never":
+    if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{sweep.model} by {job.id}")
     return job_response(job)
 
 
-def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, str]:
-    """The job's request and the promotion rule. What a training would refuse is refused here.
+def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, TrainingRequest]:
+    """The job's request, and one of its trainings, which all have one model and one `promote`.
+
+    What a training would refuse is refused here.
 
     Raises:
         OpsinError: As documented for the route.
@@ -121,7 +125,7 @@ def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, str]:
         metric=body.metric,
         trainings=trainings,
     )
-    return sweep, training.promote
+    return sweep, training
 
 
 def _training(sent: dict[str, Any], values: dict[str, Any], services: Services) -> TrainingRequest:

@@ -41,6 +41,7 @@ from contracts.inference.inference import Operation, Resize
 from contracts.inference.manifest import Manifest
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
+from contracts.keys import Scope
 from contracts.pages import Page
 from contracts.queue.clock import RedisClock
 from contracts.queue.explain_messages import (
@@ -407,6 +408,7 @@ class FakeJobs:
         inputs: Mapping[str, bytes | Path] | None = None,
         idempotency: tuple[str, str] | None = None,
         client: str | None = None,
+        scopes: Collection[Scope] = (),
     ) -> Job:
         self.clients.append(client)
         if (first := self._first(idempotency)) is not None:
@@ -416,7 +418,8 @@ class FakeJobs:
             for name, one in (inputs or {}).items()
         }
         self.worked.append((kind, request, taken))
-        job = self.put(f"job_{len(self.jobs)}", kind=kind)
+        needed = (scope_of_job(kind), *scopes)
+        job = self.put(f"job_{len(self.jobs)}", kind=kind, scopes=needed)
         if idempotency:
             self.keys[idempotency[0]] = (idempotency[1], job.id)
         return job

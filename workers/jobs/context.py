@@ -72,6 +72,7 @@ class LeasedWork:
         self.attempt = lease.attempt
         self.request: dict[str, Any] = lease.request
         self.folder: Path = files.work(lease.job_id)
+        self.scopes: frozenset[str] = lease.scopes or frozenset()
         self.stopped: StopReason | None = None
         self.at_peak: Callable[[], None] | None = None
         self._lease = lease

@@ -22,6 +22,7 @@ from cli.output import CommandError, clock_time, wrap
 from cli.processes.signals import StopSignals
 from cli.progress_text import epoch_text, phase_text
 from contracts.jobs import Progress as JobProgress
+from contracts.keys import SCOPES
 from contracts.training.trainings import TrainingRequest, last_phase
 from contracts.work import WorkStoppedError
 from models.locks import locked
@@ -92,6 +93,7 @@ class TerminalWork:
         self.job_id, self.attempt = run_folder.job_id, run_folder.attempt
         self.folder = run_folder.folder
         self.request: dict[str, Any] = request.model_dump(mode="json")
+        self.scopes: frozenset[str] = frozenset(SCOPES)  # of the operator
         self._results, self._signals = run_folder.results, signals
         self._epochs = request.epochs.model_dump()
         self._phase: str | None = None

@@ -23,7 +23,7 @@ from contracts.jobs import JobError, Progress
 from contracts.settings import Settings
 from contracts.training.sweeps import SweepRequest, SweepResult, SweepRow, SweepTraining
 from contracts.training.training_result import TrainingResult
-from contracts.work import CountsEpochs, Work
+from contracts.work import CountsEpochs, HasScopes, Work
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training import run as training
@@ -198,6 +198,7 @@ class _Part:
         self.folder, self.request = whole.folder / f"{number:03}", request
         self._whole, self._before, self._share = whole, before, share
         self._epochs = 0
+        self.scopes = whole.scopes if isinstance(whole, HasScopes) else frozenset[str]()
 
     def progress(self, progress: Progress) -> None:
         left = progress.eta_seconds

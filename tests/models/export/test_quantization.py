@@ -23,6 +23,7 @@ from models.serving.runtime import RuntimeOptions
 from models.store.labels import Label
 from models.store.store import Store
 from tests.models import keras_warnings
+from tests.models.drafts import DRAFT, write_files
 
 pytestmark = [
     pytest.mark.slow,  # the import of NNCF alone takes ten seconds
@@ -152,6 +153,26 @@ def test_quantized_version_is_measured_published_once_and_promoted(
     assert loaded.runtime == "openvino-int8", loaded.runtime_reason
     dark_and_bright = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (40, 220)])
     assert loaded.run("classify", dark_and_bright).argmax(axis=1).tolist() == [0, 1]
+
+
+def test_a_champion_that_moves_at_the_same_moment_stays(
+    settings: Settings, store: Store, dataset: Dataset, tmp_path: Path, monkeypatch: Any
+) -> None:
+    with store.staging() as folder:
+        write_files(folder)
+        other = store.publish("tones", folder, DRAFT)
+    read = Store.aliases
+
+    def moved(self: Store, model: str) -> dict[str, int]:
+        aliases = read(self, model)
+        self.promote(model, other)
+        return aliases
+
+    monkeypatch.setattr(Store, "aliases", moved)
+    result = quantization.run(FakeWork(REQUEST | {"max_accuracy_loss": 1}, tmp_path), settings)
+    assert result["promoted"] is False
+    monkeypatch.undo()
+    assert store.aliases("tones") == {"champion": other}
 
 
 def test_workers_without_int8_report_what_they_serve_and_keep_what_was_rejected(

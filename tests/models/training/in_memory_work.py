@@ -10,6 +10,9 @@ from contracts.jobs import Progress
 class InMemoryWork:
     """Implements `contracts.work.Work` with lists in memory.
 
+    Attributes:
+        scopes: See `contracts.work.HasScopes`.
+
     Args:
         on_phase: Called with the name of each phase that is reported; may raise.
     """
@@ -23,6 +26,7 @@ class InMemoryWork:
     ) -> None:
         self.job_id, self.request, self.folder = job_id, request, folder
         self.attempt = 1
+        self.scopes = frozenset[str]()
         self.rows: list[dict[str, Any]] = []
         self.fractions: list[float] = []
         self.phases: list[str] = []

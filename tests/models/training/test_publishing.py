@@ -48,9 +48,19 @@ def promote_if(
     version: Manifest,
     rule: Promote = "if_better",
     evaluator: FakeEvaluator | None = None,
+    *,
+    may_replace_people: bool = False,
 ) -> Promotion:
-    candidate = PromotionCandidate(version, ("cat", "dog"), rule, evaluator or FakeEvaluator())
+    candidate = PromotionCandidate(
+        version, ("cat", "dog"), rule, evaluator or FakeEvaluator(), may_replace_people
+    )
     return promote(store, candidate)
+
+
+def of_people(job: str, accuracy: float) -> Draft:
+    draft = draft_of(job, accuracy)
+    provenance = draft.provenance.model_copy(update={"spec": {"subjects": ["cat", "dog"]}})
+    return draft.model_copy(update={"provenance": provenance})
 
 
 @pytest.fixture
@@ -183,3 +193,41 @@ def test_champion_with_more_classes_is_replaced_only_on_request(store: Store) ->
 def test_rule_never_does_not_promote(store: Store) -> None:
     assert not promote_if(store, publish(store, draft_of("job_1")), "never").promoted
     assert store.aliases("pets") == {}
+
+
+@pytest.mark.parametrize("labels", [("cat", "dog"), ("sub_a", "sub_b")])
+def test_a_champion_that_recognizes_people_is_neither_evaluated_nor_named_nor_replaced(
+    store: Store, labels: tuple[str, str]
+) -> None:
+    promote_if(store, publish(store, of_people("job_1", 0.1), labels), may_replace_people=True)
+    new = publish(store, draft_of("job_2", 0.9, "sha256:b"))
+    for rule in ("if_better", "always"):
+        promotion = promote_if(store, new, rule)  # type: ignore[arg-type]
+        assert (promotion.promoted, promotion.champion_accuracy) == (False, None)
+        assert "`faces`" in promotion.reason
+        assert "sub_" not in promotion.model_dump_json()
+    assert store.aliases("pets") == {CHAMPION: 1}
+    assert not promote_if(store, new, may_replace_people=True).promoted  # not compared
+    assert promote_if(store, new, "always", may_replace_people=True).promoted
+
+
+def test_a_version_of_people_is_compared_with_another_one(store: Store) -> None:
+    promote_if(store, publish(store, of_people("job_1", 0.5)))
+    promotion = promote_if(store, publish(store, of_people("job_2", 0.6)))
+    assert (promotion.promoted, promotion.champion_accuracy) == (True, 0.5)
+
+
+def test_a_champion_that_moves_while_it_is_compared_is_judged_anew(store: Store) -> None:
+    promote_if(store, publish(store, draft_of("job_1", 0.1)))
+    people = publish(store, of_people("job_2", 0.1))
+
+    class Moving(FakeEvaluator):
+        def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
+            store.promote("pets", people.version)
+            return super().accuracy(version, labels)
+
+    new = publish(store, draft_of("job_3", 0.9, "sha256:b"))
+    promotion = promote_if(store, new, evaluator=Moving(0.2))
+    assert (promotion.promoted, promotion.champion) == (False, people.version)
+    assert promotion.champion_accuracy is None
+    assert store.aliases("pets") == {CHAMPION: people.version}

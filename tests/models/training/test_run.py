@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from contracts.errors import DatasetNotFound, ValidationFailed
-from contracts.inference.manifest import Endpoint
+from contracts.inference.manifest import Endpoint, Provenance
 from contracts.inference.serving import Serving
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
@@ -31,6 +31,7 @@ from models.store.store import Store
 from models.training.data.data_source import LibrarySource
 from models.training.run import run
 from tests.models import keras_warnings
+from tests.models.drafts import DRAFT, write_files
 from tests.models.training.in_memory_work import InMemoryWork
 
 pytestmark = keras_warnings.ignored
@@ -192,6 +193,23 @@ def test_cancellation_while_the_workers_load_is_ignored(settings: Settings) -> N
     work = InMemoryWork(work.job_id, work.request, work.folder, on_phase=stop)
     result = run(work, settings, None, until_served)
     assert (result["promoted"], result["serving"]) == (True, None)
+
+
+def test_a_champion_of_people_is_replaced_for_keys_with_the_scope_faces(
+    settings: Settings,
+) -> None:
+    store = Store(settings.store_home)
+    with store.staging() as folder:
+        write_files(folder)
+        provenance = Provenance(spec={"subjects": ["sub_a", "sub_b"]})
+        draft = DRAFT.model_copy(update={"provenance": provenance})
+        store.promote("people", store.publish("people", folder, draft))
+    few = {"model": "people", "promote": "always", "epochs": {"scratch": 1}, "filters_every": 0}
+    assert run(work_of(settings, "job_train", **few), settings)["promoted"] is False
+    assert store.aliases("people") == {"champion": 1}
+    work = work_of(settings, "job_faces", **few)
+    work.scopes = frozenset({"train", "faces"})
+    assert run(work, settings)["promoted"] is True
 
 
 def test_a_version_rolled_back_while_its_job_was_interrupted_is_not_promoted_again(

@@ -83,7 +83,8 @@ OPEN: dict[tuple[str, str], str] = {
     ("POST", "/v2/repository/models/{model}/unload"): _NOTHING,
     ("GET", "/v2/models/{model}/trace/setting"): _NOTHING,
     ("POST", "/v2/models/{model}/trace/setting"): _NOTHING,
-    ("POST", "/v1/trainings"): "no training goes on from a version that was trained on subjects",
+    ("POST", "/v1/trainings"): "goes on from no version that was trained on subjects, "
+    "and test_routes has what it may promote",
 }
 
 

@@ -111,6 +111,16 @@ def test_a_job_is_stored_with_all_scopes_of_what_it_is_about(
     run(tmp_path, valkey, test)
 
 
+def test_a_job_is_stored_with_the_scopes_that_its_route_has_checked(
+    tmp_path: Path, valkey: RealValkey
+) -> None:
+    async def test(parts: Parts) -> None:
+        job = await parts.job_queue.submit_work("sweep", {"model": "a"}, scopes=["faces"])
+        assert parts.jobs.get(job.id).scopes == ("train", "faces")
+
+    run(tmp_path, valkey, test)
+
+
 @pytest.mark.parametrize(("side", "in_redis"), [(64, True), (1024, False)])
 def test_large_jobs_do_not_fill_redis(
     tmp_path: Path, valkey: RealValkey, side: int, in_redis: bool

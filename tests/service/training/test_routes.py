@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from contracts.inference.manifest import Provenance
+from contracts.keys import NewKey, Scope
 from contracts.settings import Settings
+from database.audit import COMMAND
 from database.engine import open_engine
 from database.tables import Record
 from models.store.labels import Label, write_labels
@@ -272,3 +275,42 @@ def test_a_training_goes_on_from_a_version(
     assert other.status_code == 422
     assert "cnn_small" in other.json()["detail"]
     assert client.post(URL, json=sent | {"from_version": 7}).json()["code"] == "version_not_found"
+
+
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_a_training_that_may_promote_beside_versions_of_people_needs_the_scope_faces(
+    served: Callable[[Settings, FakeServices], AbstractContextManager[str]],
+    fakes: FakeServices,
+    pets: str,
+    is_sweep: bool,
+) -> None:
+    table = fakes.with_keys()
+    for spec in ({"subjects": ["sub_a"]}, None):  # the champion is an ordinary version
+        with fakes.store.staging() as folder:
+            write_files(folder)
+            draft = DRAFT.model_copy(update={"provenance": Provenance(spec=spec)})
+            fakes.store.promote("people", fakes.store.publish("people", folder, draft))
+    keys: dict[tuple[Scope, ...], str] = {
+        scopes: table.create(NewKey(name="n", scopes=list(scopes)), actor=COMMAND).key or ""
+        for scopes in (("train",), ("train", "faces"))
+    }
+    url = "/v1/sweeps" if is_sweep else URL
+    with served(Settings(_env_file=None), fakes) as base, httpx.Client(base_url=base) as client:
+
+        def send(scopes: tuple[Scope, ...], **changes: Any) -> httpx.Response:
+            sent = body(pets, **{"model": "people"} | changes)
+            sent = {"training": sent, "grid": {"seed": [1, 2]}} if is_sweep else sent
+            return client.post(url, json=sent, headers={"X-API-Key": keys[scopes]})
+
+        for promote in ("if_better", "always"):
+            refused = send(("train",), promote=promote)
+            assert (refused.status_code, "`faces`" in refused.text) == (403, True), refused.text
+        assert fakes.jobs.worked == []
+        for scopes, changes, needed in (
+            (("train",), {"promote": "never"}, ("train",)),
+            (("train",), {"model": "others"}, ("train",)),
+            (("train", "faces"), {"promote": "if_better"}, ("train", "faces")),
+        ):
+            answer = send(scopes, **changes)
+            assert answer.status_code == 202, answer.text
+            assert fakes.jobs.jobs[answer.json()["id"]].scopes == needed

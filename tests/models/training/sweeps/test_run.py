@@ -15,7 +15,7 @@ from contracts.training.sweeps import SweepResult
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
 from models.store.store import Store
-from models.training.sweeps.run import run
+from models.training.sweeps.run import _Part, run
 from tests.models import keras_warnings
 from tests.models.training.in_memory_work import InMemoryWork
 
@@ -137,3 +137,10 @@ def test_a_training_that_fails_is_a_row(settings: Settings) -> None:
     other.folder.mkdir()
     with pytest.raises(NotTrainable, match="nonesuch"):
         run(other, settings)
+
+
+def test_its_trainings_may_promote_what_the_sweep_may(settings: Settings) -> None:
+    whole = work(settings, sweep())
+    assert _Part(whole, 1, {}, 0, 1).scopes == frozenset()
+    whole.scopes = frozenset({"train", "faces"})
+    assert _Part(whole, 1, {}, 0, 1).scopes == whole.scopes
