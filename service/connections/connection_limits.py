@@ -10,6 +10,7 @@ forever. Here each phase has a bound:
                                    connection is closed; then it is cut off
     responses not read, together   `max_unread` bytes; then the connection with most is closed
     idle                           uvicorn's keep-alive
+    requests in one piece          few are parsed and wait, see `pipelining`; the rest is not read
     all connections in use         some of the address that has most are closed for the next: those
                                    whose last answer is not read, then those that wait for a head,
                                    then idle ones, then unfinished bodies and unread answers
@@ -22,6 +23,7 @@ closes its sending half after a request is answered, see `half_closed`.
 """
 
 import asyncio
+import contextvars
 import json
 import logging
 import secrets
@@ -33,7 +35,7 @@ from typing import Any
 import httptools
 import structlog
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contracts.errors import CODES
 from contracts.settings import Settings
@@ -41,6 +43,7 @@ from service.connections.descriptors import LEAVING_SHARE
 from service.connections.half_closed import has_peer_gone
 from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
+from service.connections.pipelining import MAX_WAITING, SLICES, HeldFlow, Turns, slice_end
 from service.http.addresses import network_of, trusted_hosts
 
 CHECK_SECONDS = 10.0
@@ -52,6 +55,7 @@ _LEAVING_SECONDS = 1.0  # that a closed connection is given to deliver the rest,
 _GREEDY_SHARE = 4  # one in so many connections may have slow bodies, whoever else comes
 _EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
 _TRANSFER = b"transfer-encoding"
+_LENGTH = b"content-length"
 _CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
 
 log = structlog.get_logger()
@@ -69,17 +73,25 @@ class TimeoutProtocol(HttpToolsProtocol):
     max_unread = MAX_UNREAD_BYTES
     proxies: Container[str] = ()  # whose connections belong to many clients
     lines = LineLimit()
+    turns = Turns()
+    flow: HeldFlow
 
     def __init__(self, config: Config, *arguments: Any, **options: Any) -> None:
         super().__init__(config, *arguments, **options)
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
-        self._received = b""  # the data that is being parsed
+        self._body_left = 0  # bytes of a body of known length
+        self._unparsed = b""  # what has arrived, from `_at` on
+        self._at = 0
+        self._awaits_turn = False  # to begin the next request, or to parse more
+        self._context = contextvars.copy_context()  # not that of a request, for the next one
+        self._running: RequestResponseCycle | None = None  # `cycle` is the last one of `pipeline`
+        self._received = b""  # the slice that is being parsed
         self._again = b""  # what has to be parsed after it
         self._arrived = 0  # bytes since the last check
         self._was_paused = False  # reading, by this side, since the last check or timer
-        self._has_completed = False  # a request, in the piece that is being parsed
+        self._has_completed = False  # a request, in the slice that is being parsed
         self._closed_at: float | None = None  # with data that the client has yet to read
         self._unread = 0  # bytes of responses, at the last check
         self._head_timer: asyncio.TimerHandle | None = None
@@ -94,6 +106,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection, or refuse it if there are too many."""
         super().connection_made(transport)  # type: ignore[arg-type] # as uvicorn narrows it
+        self.flow = HeldFlow(self.transport)
         self.transport = JoinedWrites(self.transport, self.loop, self._on_close)
         self._opened = self.loop.time()
         self.network = network_of(self.client[0]) if self.client else ""
@@ -103,8 +116,12 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers."""
+        """Cancel all timers, and what the client waits for."""
         self._stop(self._head_timer, self._body_timer, self._write_timer, self._gone_timer)
+        self._drop_unanswered()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> bool:  # type: ignore[override] # uvicorn's returns None
@@ -112,6 +129,7 @@ class TimeoutProtocol(HttpToolsProtocol):
 
         A client that has gone looks the same, so it is sent an interim response, which a client
         that still reads has to accept (RFC 9110, 15.2) and one that has gone answers with a reset.
+        What is not yet parsed comes before this: nothing is read meanwhile, so no end is either.
         """
         cycle, is_waiting = self.cycle, not self._is_idle
         if self._has_ended:
@@ -128,14 +146,15 @@ class TimeoutProtocol(HttpToolsProtocol):
                 seconds, self._is_probed = UNPROBED_SECONDS, False
             else:
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._stop(self._gone_timer)
         self._gone_timer = self.loop.call_later(seconds, self._abort_if_gone)
         return True
 
     def _abort_if_gone(self) -> None:
         self._gone_timer = None
-        if self.transport.is_closing():
+        if self.transport.is_closing() or not (self._has_ended or self.pipeline):
             return
-        if not self._is_probed or has_peer_gone(self.transport):
+        if not self._is_probed or has_peer_gone(self.transport, unknown=self._has_ended):
             self.transport.abort()
         else:
             self._gone_timer = self.loop.call_later(GONE_SECONDS, self._abort_if_gone)
@@ -145,12 +164,45 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return  # what follows a malformed or refused request
         self._arrived += len(data)
-        was_in_body, self._has_completed = self._in_body, False
-        self._parse(data)
-        if self.transport.is_closing():
-            return
+        self._unparsed, self._at = self._unparsed[self._at :] + data, 0
+        self._read_on()
+
+    def _read_on(self) -> None:
+        """Parse what has arrived, as far as few requests wait and others have a turn."""
+        size = len(self._unparsed)
+        for _ in range(SLICES):
+            if self._at >= size or len(self.pipeline) >= MAX_WAITING:
+                break
+            self._parse_slice()
+            if self.transport.is_closing():
+                self._drop_unanswered()
+                return
+        if self._at < size:
+            self.flow.hold()
+            if len(self.pipeline) < MAX_WAITING:
+                self._await_turn()
+        else:
+            self._unparsed, self._at = b"", 0
+            self.flow.release()
+            self._set_timers()
         self._was_paused |= self.flow.read_paused
-        self._set_timers(data, was_in_body)
+        if self.pipeline and self._gone_timer is None:  # as long as nothing is read
+            self._gone_timer = self.loop.call_later(GONE_SECONDS, self._abort_if_gone)
+
+    def _parse_slice(self) -> None:
+        was_in_body, self._has_completed = self._in_body, False
+        is_chunked = was_in_body and self._body_left <= 0
+        end = slice_end(self._unparsed, self._at, self._body_left, is_chunked=is_chunked)
+        data = self._unparsed[self._at : end]
+        self._at += len(data)
+        self._parse(data)
+        # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
+        # After a body, this was the rest of a refused one.
+        if not (was_in_body or self._in_body) and (self._in_head or self._is_idle):
+            # Of a slice that ends other requests too, what belongs to this head is not known.
+            self._head_bytes += 1 if self._has_completed else len(data)
+            if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+                self._refuse(431, "The head of a request may have 64 KiB.")
 
     def _parse(self, data: bytes) -> None:
         """Parse the data; a request with `Upgrade` in it stops the parser, and is parsed again."""
@@ -160,19 +212,48 @@ class TimeoutProtocol(HttpToolsProtocol):
             data = b"" if self.transport.is_closing() else self._again
         self._received = self._again = b""
 
-    def _set_timers(self, data: bytes, was_in_body: bool) -> None:
+    def _set_timers(self) -> None:
         if self._in_body:
             if self._body_timer is None and self.min_rate:
                 self._start_body_timer()
-        elif self._in_head or self._is_idle:
-            # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
-            if not was_in_body:  # otherwise this was the rest of a refused body
-                # Of a piece that ends other requests too, what belongs to this head is not known.
-                self._head_bytes += 1 if self._has_completed else len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, "The head of a request may have 64 KiB.")
-            elif self._head_timer is None:
-                self._start_head_timer()
+        elif (self._in_head or self._is_idle) and self._head_timer is None:
+            self._start_head_timer()
+
+    def _await_turn(self) -> None:
+        if not self._awaits_turn:
+            self._awaits_turn = True
+            self.turns.add(self.loop, self._take_turn, self._context)
+
+    def _take_turn(self) -> None:
+        """Begin the next request of the connection, and parse others."""
+        self._awaits_turn = False
+        if self.transport.is_closing():
+            self._drop_unanswered()
+            return
+        if self.pipeline and self._running is not None and self._running.response_complete:
+            self._start_asgi_task(*self.pipeline.pop())
+        if self._unparsed:
+            self._read_on()
+
+    def _drop_unanswered(self) -> None:
+        """Forget the requests that have not begun."""
+        self._unparsed, self._at = b"", 0
+        self.pipeline.clear()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Let the next request of the connection begin, after those of others."""
+        if self.pipeline and not self.transport.is_closing():
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
+            self._await_turn()
+        else:
+            super().on_response_complete()
+            if self.transport.is_closing():
+                self._drop_unanswered()
 
     def on_message_begin(self) -> None:
         """Called when a head begins."""
@@ -188,7 +269,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         """Called when the head is complete."""
         if self.parser.should_upgrade():
             return  # `_unsupported_upgrade_warning` starts this request
-        self._require_known_framing()
+        self._body_left = self._known_length()
         # Raises for a URL without a path. Only then is there a request that has a body.
         super().on_headers_complete()
         self._in_head, self._in_body, self._head_bytes = False, True, 0
@@ -196,15 +277,27 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._head_timer.cancel()
             self._head_timer = None
 
-    def _require_known_framing(self) -> None:
-        """Refuse a coding of the body that is not undone here, such as `gzip, chunked`.
+    def _known_length(self) -> int:
+        """The length of the body, of which the parser accepts one at most; 0 if it is chunked.
 
         Raises:
-            ValueError: There is one; the parser then reports a malformed request.
+            ValueError: There is a coding that is not undone here, such as `gzip, chunked`; the
+                parser then reports a malformed request.
         """
-        codings = [value.strip().lower() for name, value in self.headers if name == _TRANSFER]
+        codings, length = [], 0
+        for name, value in self.headers:
+            if name == _TRANSFER:
+                codings.append(value.strip().lower())
+            elif name == _LENGTH:
+                length = int(value)
         if codings not in ([], [b"chunked"]):
             raise ValueError("unknown transfer coding")
+        return length
+
+    def on_body(self, body: bytes) -> None:
+        """Called with a part of the body."""
+        self._body_left -= len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Called when the body is complete."""
@@ -345,8 +438,9 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _slow_ones_of_the_greedy(
         self, others: "Sequence[TimeoutProtocol]"
     ) -> "list[TimeoutProtocol]":
-        """Of an address that holds more than a quarter, unfinished bodies and unread answers.
+        """Of an address that holds more than a quarter, what takes long through its own doing.
 
+        These are unfinished bodies, unread answers, and more requests than are parsed at a time.
         Never for itself.
         """
         crowd = _crowd(others)
@@ -354,7 +448,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         is_own = network == self.network or (crowd and crowd[0].is_proxied)
         if is_own or len(crowd) * _GREEDY_SHARE <= self.max_connections:
             return []
-        return [one for one in crowd if one._in_body or one.flow.write_paused]
+        return [one for one in crowd if one._in_body or one.flow.write_paused or one._unparsed]
 
     @property
     def _is_leaving(self) -> bool:

@@ -10,11 +10,11 @@ import socket
 _CLOSED = 7  # TCP_CLOSE in Linux's include/net/tcp_states.h
 
 
-def has_peer_gone(transport: asyncio.Transport) -> bool:
-    """Whether the other side has reset the connection; elsewhere than on Linux, True."""
+def has_peer_gone(transport: asyncio.Transport, *, unknown: bool = True) -> bool:
+    """Whether the other side has reset the connection; elsewhere than on Linux, `unknown`."""
     connection = transport.get_extra_info("socket")
     try:
         info: bytes = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
     except (AttributeError, OSError):
-        return True
+        return unknown
     return info[0] == _CLOSED

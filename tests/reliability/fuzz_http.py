@@ -19,7 +19,7 @@ from contracts.settings import Settings
 from service.connections.connection_limits import TimeoutProtocol, protocol_class
 from service.connections.line_limit import LineLimit
 
-_SETTLE_STEPS = 60  # of the event loop, for each piece; more than a dozen pipelined requests take
+_SETTLE_STEPS = 200  # of the event loop, for each piece; more than a dozen pipelined requests take
 # Of h11's reasons, those that do not concern where a request ends: h11 checks the target, the names
 # and the count of headers, and Host, which the application checks here.
 _HARMLESS = (

@@ -5,6 +5,7 @@ The bounds are those of the service, shortened; the asserted times are many time
 
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -327,12 +328,14 @@ def is_served(port: int, source: str) -> bool:
         (HEAD, b""),
         (HEAD + b"\r\n", b"HTTP/1.1 200"),
         (UPLOAD + b"Content-Length: 10000\r\n\r\n" + bytes(100), b""),
+        ((UPLOAD + b"Content-Length: %d\r\n\r\n" % len(gray_png()) + gray_png()) * 200, b""),
     ],
-    ids=["silent", "half a head", "idle", "half a body"],
+    ids=["silent", "half a head", "idle", "half a body", "a long pipeline"],
 )
 def test_an_address_with_all_connections_keeps_no_other_out(
     fakes: FakeServices, opening: bytes, reply: bytes
 ) -> None:
+    fakes.dispatcher.delay = 5
     with impatient(fakes, connections=20, look=600) as port, ExitStack() as stack:
         for _ in range(20):
             source = ("127.0.0.2", 0)
@@ -375,6 +378,30 @@ def test_a_client_that_goes_away_is_noticed_all_the_same(port: int, fakes: FakeS
         wire.sendall(request)
         until(lambda: bool(fakes.dispatcher.asked))
     until(lambda: fakes.dispatcher.cancelled == 1)
+
+
+def test_a_client_that_is_reset_is_noticed_while_its_requests_wait(
+    port: int, fakes: FakeServices
+) -> None:
+    fakes.dispatcher.delay = 60
+    request = UPLOAD + b"Content-Length: %d\r\n\r\n" % len(gray_png()) + gray_png()
+    until = time.monotonic() + BOUND
+    with connect(port) as wire:
+        wire.sendall(request * 100)
+        while not fakes.dispatcher.asked and time.monotonic() < until:
+            time.sleep(0.01)
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    while not fakes.dispatcher.cancelled and time.monotonic() < until:
+        time.sleep(0.01)
+    assert fakes.dispatcher.cancelled == 1
+    assert len(fakes.dispatcher.asked) == 1
+
+
+def test_a_thousand_requests_before_the_end_of_the_sending_half_are_answered(port: int) -> None:
+    with connect(port) as wire:
+        wire.sendall((HEAD + b"\r\n") * 1000)
+        wire.shutdown(socket.SHUT_WR)
+        assert rest(wire).count(b"HTTP/1.1 200") == 1000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""How much of what a client has sent is parsed at a time.
+
+A client may send thousands of requests of a few bytes in one piece, and uvicorn would make an
+object of kilobytes of each before anybody else has a turn. So a piece is parsed in slices, and the
+rest waits as bytes, unread by the parser, while requests wait for those before them.
+"""
+
+import asyncio
+import contextvars
+import re
+from collections import deque
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+MAX_WAITING = 8  # requests of a connection, above which no more are parsed
+SLICES = 16  # that are parsed before others have a turn
+_CONNECTIONS = 8  # that go on in one turn of the event loop
+_SLICE_BYTES = 512  # in which there are at most 28 requests
+_CHUNKED_BYTES = 16 * 1024  # of a chunked body, if there are
+_CHUNKED_LINES = 96  # at most; each chunk has two, and so has each request
+_HEAD_BYTES = 4096
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
+
+_Turn = tuple[Callable[[], None], contextvars.Context]
+
+
+def slice_end(data: bytes, start: int, body_left: int, *, is_chunked: bool) -> int:
+    """Where to stop parsing, so that few requests or chunks are parsed.
+
+    A body costs the same whatever its length, so it is not cut if that is known.
+
+    Args:
+        data: What has arrived.
+        start: Where the slice begins.
+        body_left: Bytes that the body lacks in which the slice begins.
+        is_chunked: Whether the slice begins in a body whose length is not known.
+
+    Returns:
+        The end of the slice, which may be beyond that of the data.
+    """
+    end = start + max(_SLICE_BYTES, body_left)
+    if end >= len(data) or body_left > 0:
+        return end
+    if is_chunked:
+        lines = data.count(b"\n", start, start + _CHUNKED_BYTES)
+        return end if lines > _CHUNKED_LINES else start + _CHUNKED_BYTES
+    # If this is not a whole head, as usual, then the parser will know the length.
+    head_end = data.find(b"\r\n\r\n", start, start + _HEAD_BYTES) + 4
+    length = _LENGTH.search(data, start, head_end - 2)
+    return end if length is None else max(end, head_end + int(length[1]))
+
+
+class HeldFlow(FlowControl):
+    """uvicorn's flow control, with a reason of the connection's own not to read.
+
+    A request resumes reading whenever it is asked for its body; while reading is held, that is
+    remembered instead.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__(transport)
+        self._is_held = False
+        self._is_wanted = True
+
+    def pause_reading(self) -> None:
+        self._is_wanted = False
+        super().pause_reading()
+
+    def resume_reading(self) -> None:
+        self._is_wanted = True
+        if not self._is_held:
+            super().resume_reading()
+
+    def hold(self) -> None:
+        """Do not read until `release`."""
+        self._is_held = True
+        super().pause_reading()
+
+    def release(self) -> None:
+        """Read, unless a request wants it paused."""
+        if self._is_held:
+            self._is_held = False
+            if self._is_wanted:
+                super().resume_reading()
+
+
+class Turns:
+    """Lets few connections go on in each turn of the event loop, one after the other.
+
+    In each turn the loop accepts one connection. If hundreds of connections began their next
+    request in every one, a client that has yet to connect would wait for all of them each time.
+    """
+
+    def __init__(self) -> None:
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Turn]] = (
+            WeakKeyDictionary()
+        )
+
+    def add(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        go_on: Callable[[], None],
+        context: contextvars.Context,
+    ) -> None:
+        """Call a function in this context when it is its turn, never at once."""
+        waiting = self._by_loop.setdefault(loop, deque())
+        waiting.append((go_on, context))
+        if len(waiting) == 1:
+            loop.call_soon(self._begin, loop, waiting)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, waiting: deque[_Turn]) -> None:
+        for _ in range(min(_CONNECTIONS, len(waiting))):
+            go_on, context = waiting.popleft()
+            loop.call_soon(go_on, context=context)
+        if waiting:
+            loop.call_soon(self._begin, loop, waiting)
