@@ -10,21 +10,23 @@ before that: so scratch folders are also linked before the database.
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import inspect
 
-from cli.backup.contents import AREAS, DATABASE, SECRETS, DatabaseKind
+from cli.backup.contents import AREAS, DATABASE, DATABASES, SECRETS, DatabaseKind
 from cli.backup.databases import dump
-from contracts.errors import DatasetNotFound
+from contracts.errors import DatasetNotFound, SubjectNotFound
 from contracts.settings import Settings
 from database.datasets import HIDDEN, DatasetRows
 from database.engine import open_engine
+from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import erased_ids
-from database.migrations import current
+from database.faces.subjects import erase
+from database.migrations import current, newest
 from database.tables import DatasetRecord
 from models.datasets.store import DatasetStore
 from models.store.hardlinks import link_tree
@@ -92,7 +94,23 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
         # A deletion hides the row, moves the folder away and then deletes the row.
         lost = (named & _named_datasets(settings)).difference(_linked(areas["datasets"]))
         meanwhile = erased_ids(settings.home) - erased
+        if database == "sqlite":
+            _erase(areas, sorted(meanwhile))
         yield Snapshot(database, areas, scratch, sorted(lost), sorted(meanwhile))
+
+
+def _erase(areas: dict[str, Path], subjects: list[str]) -> None:
+    """Erase subjects from the copy, which can be changed; a dump of PostgreSQL cannot."""
+    url = f"sqlite:///{areas[DATABASE] / DATABASES['sqlite']}"
+    if not subjects or current(url) != newest():
+        return  # of an earlier release, so that the restore does it
+    engine = open_engine(url)
+    try:
+        for subject_id in subjects:
+            with suppress(SubjectNotFound):
+                erase(engine, FaceFiles(areas["faces"]), subject_id, datetime.now(UTC))
+    finally:
+        engine.dispose()
 
 
 def _linked(datasets: Path) -> set[str]:

@@ -158,7 +158,7 @@ def test_by_force_what_was_there_is_moved_aside(home: Furnished, out: Path) -> N
 def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> None:
     settings, stopping = home.settings, Event()
     store, engine = Store(settings.store_home), open_engine(settings.database)
-    jobs, library = Jobs(engine, now), DatasetStore.of(settings)
+    jobs, library, rows = Jobs(engine, now), DatasetStore.of(settings), DatasetRows(engine, now)
     more = written(out.parent / "more", {"a/1.png": photo(1), "b/2.png": photo(2)})
     done = [0]
 
@@ -168,7 +168,11 @@ def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> No
             store.promote("pets", version)
             store.delete("pets", version - 1)
             jobs.create("filters", {"n": version}, limit=10_000)
-            library.delete(library.create("more", more).info.id)
+            listing = library.create("more", more)
+            rows.put(listing)
+            rows.hide(listing.info.id)
+            library.delete(listing.info.id)
+            rows.delete(listing.info.id)
             done[0] += 1
 
     thread = Thread(target=work)
@@ -192,6 +196,7 @@ def test_a_running_home_is_whole_in_its_backup(home: Furnished, out: Path) -> No
         assert [copy.verify("pets", one) for one in copy.versions("pets")] == [[]] * len(
             copy.versions("pets")
         )
+        write_backup(there, out.with_name(f"{number}-again.tar"), secrets=False)
         for dataset_id in DatasetStore.of(there).ids():
             assert all(
                 one.path.is_file() for one in DatasetStore.of(there).load(dataset_id).examples
