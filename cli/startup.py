@@ -1,6 +1,7 @@
 """What must hold before a service starts; `opsin doctor` checks the same."""
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -103,6 +104,52 @@ def require_home(settings: Settings, *, is_start: bool = False) -> None:
             require_home(engine, settings.home, is_start=is_start)
     finally:
         engine.dispose()
+
+
+def require_redis_of_home(settings: Settings) -> None:
+    """Check that no other installation's service uses the Redis; one that has ended needs seconds.
+
+    Raises:
+        CommandError: One does, so this process would take work that is not meant for this home.
+    """
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    from contracts.queue import redis_keys
+    from contracts.queue.installation import INSTALLATION_EXPIRE_SECONDS, is_foreign
+    from database.installation import home_id
+
+    if settings.redis_url is None:
+        return
+    limits = {"socket_timeout": 3.0, "socket_connect_timeout": 3.0}
+    until = time.monotonic() + INSTALLATION_EXPIRE_SECONDS + 1.0
+    try:
+        with redis.Redis.from_url(
+            settings.redis_url, retry=Retry(NoBackoff(), 0), **limits
+        ) as client:
+            while is_foreign(home_id(settings.home), holder := client.get(redis_keys.INSTALLATION)):
+                if time.monotonic() > until:
+                    raise CommandError(_foreign_redis(settings, holder), exit_code=2)
+                time.sleep(0.25)
+    except redis.RedisError:
+        return  # the process waits for it, and checks again
+
+
+def _foreign_redis(settings: Settings, holder: object) -> str:
+    from database.installation import FILE, home_id
+
+    theirs = holder.decode("ascii", "replace") if isinstance(holder, bytes) else holder
+    own = home_id(settings.home)
+    ours = (
+        f"and {settings.home} has none" if own is None else f"and {settings.home / FILE} is {own}"
+    )
+    return (
+        f"The service that uses the Redis of OPSIN_REDIS_URL has a home with the id {theirs}, "
+        f"{ours}: its requests would be answered by the models of another home. Set OPSIN_HOME to "
+        "the home of that service, or mount its disk; or set OPSIN_REDIS_URL to the Redis of this "
+        "home."
+    )
 
 
 @contextmanager

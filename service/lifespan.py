@@ -22,6 +22,7 @@ from database.audit import Audit
 from database.clock import DatabaseClock
 from database.datasets import DatasetRows
 from database.engine import open_engine, reachable
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
@@ -94,7 +95,9 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
         pixels = open_shared_pixels()
         if pixels is not None:
             stack.callback(pixels.close)
-        workers = WorkerRegistry(client, settings.models, store, pixels)
+        workers = WorkerRegistry(
+            client, settings.models, store, pixels, installation=home_id(settings.home)
+        )
         await workers.start()
         stack.push_async_callback(workers.stop)
         limits = QueueLimits.of(settings)

@@ -15,8 +15,10 @@ from cli.processes.valkey import running_url
 from cli.startup import require_free_port, require_home, require_key
 from contracts.errors import OpsinError
 from contracts.inference.registry import SystemInfo
+from contracts.queue import redis_keys
 from contracts.queue.clock import MAX_AHEAD_SECONDS
 from contracts.queue.heartbeat import read_heartbeats
+from contracts.queue.installation import is_foreign
 from contracts.settings import RELEASE, Settings
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def service(settings: Settings) -> Iterator[Check]:
     yield _key(settings)
     yield _redis(settings)
     yield from _redis_file(settings)
+    yield from _installation(settings)
     yield _database(settings)
     api = Api(settings)
     runs = api.is_opsin()
@@ -103,6 +106,28 @@ def _redis(settings: Settings) -> Check:
         help_ = "`valkey-cli CONFIG SET maxmemory-policy noeviction`, or queued work may be lost."
         return Check("redis", "fail", f"{detail}, evicts ({policy})", help_)
     return Check("redis", "ok", f"{detail}, noeviction")
+
+
+def _installation(settings: Settings) -> Iterator[Check]:
+    """Fail if the service that uses the Redis has another home."""
+    import redis
+
+    from database.installation import home_id  # SQLAlchemy
+
+    url = settings.redis_url or running_url(Home(settings.home))
+    if url is None:
+        return
+    try:
+        with redis.Redis.from_url(
+            url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
+        ) as client:
+            holder = client.get(redis_keys.INSTALLATION)
+    except (redis.RedisError, OSError):
+        return  # Redis is checked by `_redis`
+    if is_foreign(home_id(settings.home), holder):
+        help_ = "Set OPSIN_HOME to its home, or mount that disk, or correct OPSIN_REDIS_URL."
+        detail = f"used by a service with another home than {settings.home}"
+        yield Check("redis", "fail", detail, help_)
 
 
 def _redis_file(settings: Settings) -> Iterator[Check]:

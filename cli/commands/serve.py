@@ -11,7 +11,7 @@ from cli.output import CommandError
 from cli.processes.malloc import configure_malloc
 from cli.processes.signals import StopSignals
 from cli.settings import environment, load, require_redis
-from cli.startup import has_live_keys, migrate, using_home
+from cli.startup import has_live_keys, migrate, require_redis_of_home, using_home
 from contracts.errors import Unavailable
 from contracts.settings import Settings
 from models.processes import PARENT, end_with_parent
@@ -51,6 +51,7 @@ def worker(
     """
     settings = require_redis(load(follow=False), "worker --jobs" if jobs else "worker")
     with using_home(settings):
+        require_redis_of_home(settings)
         if jobs:
             _run_job_worker(settings)
         elif unkept:
@@ -63,6 +64,7 @@ def _serve_alone(settings: Settings) -> None:
     configure_malloc()
     end_with_parent(settings.shutdown_seconds + _SPARE_SECONDS)
     migrate(settings, is_start=True)
+    require_redis_of_home(settings)
     _serve(settings)
 
 
@@ -74,6 +76,7 @@ def _serve_many(settings: Settings) -> None:
     with StopSignals() as signals:
         end_with_parent(settings.shutdown_seconds + 2 * _SPARE_SECONDS)
         migrate(settings, is_start=True)
+        require_redis_of_home(settings)
         supervise_api(settings, signals, supervised=supervised)
 
 

@@ -73,6 +73,9 @@ class WorkerBeat(BaseModel):
     host: str
     pid: int
     release: str = Field(description="The worker's version of Opsin.")
+    installation: str | None = Field(
+        None, description="The id of its home; null if that has none or it is of an older release."
+    )
     devices: tuple[str, ...] = ()
     started_at: float = Field(description="Unix time in seconds.")
     beat_at: float = Field(description="Unix time in seconds.")

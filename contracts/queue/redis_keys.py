@@ -184,6 +184,10 @@ def heartbeat_key(worker_id: str) -> str:
     return f"worker:{worker_id}"
 
 
+INSTALLATION = "installation"
+"""The id of the home whose API uses this Redis; see `contracts.queue.installation`."""
+
+
 CHANGES = "changes"
 """The change feed: a stream of what has changed; see `contracts.queue.changes`."""
 

@@ -17,6 +17,7 @@ from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.queue import redis_keys, scripts
 from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
+from contracts.queue.installation import INSTALLATION_EXPIRE_SECONDS, is_foreign
 from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.queue.shared_pixels import SharedPixels
 from models.store.snapshot import ServedVersion, StoreSnapshot
@@ -43,6 +44,7 @@ class WorkerRegistry:
         configured: The names in `OPSIN_MODELS`, in order.
         store: Where the workers load versions from.
         pixels: Memory of this process that workers may read, if there is any.
+        installation: The id of the home, if it has one; workers of other homes are ignored.
 
     Attributes:
         clock: The time of the deadlines in the queues, measured with every refresh.
@@ -56,6 +58,8 @@ class WorkerRegistry:
         configured: tuple[str, ...],
         store: Store,
         pixels: SharedPixels | None = None,
+        *,
+        installation: str | None = None,
     ) -> None:
         self._client = client
         self._pixels = pixels
@@ -65,6 +69,9 @@ class WorkerRegistry:
         self._router = VersionRouter(configured, StoreSnapshot(), ())
         self._check = SharedCheck(self._refresh)
         self._task = PeriodicTask("workers", self.refresh, seconds=_REFRESH_SECONDS)
+        self._installation = installation
+        self._holds = False  # this Redis, for the installation
+        self._foreign: frozenset[str] = frozenset()  # ids of workers that were logged
         self._job_workers: tuple[WorkerBeat, ...] = ()
         self._reads_origins = False
         self._read_shared_pixels = False
@@ -228,22 +235,52 @@ class WorkerRegistry:
     async def _read(self) -> None:
         started = self.clock.start()
         self.clock.observe(started, await self._client.time())
+        await self._hold()
         heartbeats = await read_heartbeats_async(self._client)
         for _ in heartbeats.unreadable:
             # A worker of another release; `opsin doctor` reports the difference.
             log.warning("heartbeat_unreadable")
-        workers = tuple(beat for beat in heartbeats.workers if not beat.queues)
+        ours = self._ours(heartbeats.workers)
+        workers = tuple(beat for beat in ours if not beat.queues)
         readable = not heartbeats.unreadable
         self._reads_origins = readable and all(beat.reads_origins for beat in workers)
         self._groups = Groups(workers, readable=readable)
         if self._pixels is not None:
             await self._share(self._pixels.name, workers if readable else ())
-        self._job_workers = tuple(beat for beat in heartbeats.workers if beat.queues)
+        self._job_workers = tuple(beat for beat in ours if beat.queues)
         # The store is read after the workers, and both are replaced in one step: so every version
         # that answers is known.
         store = await self._read_store(workers)
         self._router = VersionRouter(self._configured, store, workers)
         await self._read_queues()
+
+    async def _hold(self) -> None:
+        """Let the workers know whose Redis this is, before they can be sent anything."""
+        if self._installation is None:
+            return
+        key, expires = redis_keys.INSTALLATION, int(INSTALLATION_EXPIRE_SECONDS * 1000)
+        pipe = self._client.pipeline(transaction=False)
+        if self._holds:
+            pipe.pexpire(key, expires)
+        pipe.set(key, self._installation, nx=True, px=expires)
+        pipe.get(key)
+        held = not is_foreign(self._installation, (await pipe.execute())[-1])
+        if not held and (self._holds or not self.refreshed_at):
+            log.error("foreign_redis", hint="another installation uses it; check OPSIN_REDIS_URL")
+        self._holds = held
+
+    def _ours(self, beats: tuple[WorkerBeat, ...]) -> tuple[WorkerBeat, ...]:
+        """The workers that serve from this home, or do not say from which."""
+        known = {None, self._installation}
+        if self._installation is None or all(beat.installation in known for beat in beats):
+            self._foreign = frozenset()
+            return beats
+        foreign = [beat for beat in beats if beat.installation not in known]
+        for beat in foreign:
+            if beat.id not in self._foreign:
+                log.error("foreign_worker", host=beat.host, pid=beat.pid, hint="check OPSIN_HOME")
+        self._foreign = frozenset(beat.id for beat in foreign)
+        return tuple(beat for beat in beats if beat.installation in known)
 
     async def _share(self, name: bytes, workers: tuple[WorkerBeat, ...]) -> None:
         """Let the workers know this process's memory, and look whether all of them read it."""

@@ -52,8 +52,9 @@ class HeartbeatPublisher:
         self._devices: tuple[str, ...] = ()
         self._count_traces: Callable[[], int] = lambda: 0
         self._read_statistics: Callable[[], tuple[VersionStatistics, ...]] = tuple
-        self._checks: tuple[Callable[[redis.Redis], None], ...] = ()
+        self._checks: tuple[Callable[[redis.Redis], object], ...] = ()
         self._read_shared_pixels: Callable[[], tuple[str, ...]] = tuple
+        self._read_installation: Callable[[], str | None] = lambda: None
 
     def start(self) -> None:
         self._thread.start()
@@ -89,7 +90,11 @@ class HeartbeatPublisher:
         """Publish these names from now on; called by the heartbeat's thread."""
         self._read_shared_pixels = read
 
-    def set_checks(self, *checks: "Callable[[redis.Redis], None]") -> None:
+    def set_installation(self, read: Callable[[], str | None]) -> None:
+        """Publish this id of the home from now on."""
+        self._read_installation = read
+
+    def set_checks(self, *checks: "Callable[[redis.Redis], object]") -> None:
         """Call these after each heartbeat from now on, in its thread and with its connection.
 
         They may raise the errors of Redis.
@@ -111,6 +116,7 @@ class HeartbeatPublisher:
             host=socket.gethostname(),
             pid=os.getpid(),
             release=RELEASE,
+            installation=self._read_installation(),
             devices=self._devices,
             started_at=self._started_at,
             beat_at=time.time(),

@@ -45,6 +45,7 @@ from workers.inference.faces import FacesOperation
 from workers.inference.forwarding import TaskForwarder
 from workers.inference.heartbeat import HeartbeatPublisher
 from workers.inference.inference_jobs import InferenceJobRunner
+from workers.inference.installation import InstallationCheck
 from workers.inference.liveness import ClipOperation, RecentClips
 from workers.inference.loaded_models import LoadedModels
 from workers.inference.loaders import (
@@ -140,7 +141,11 @@ class Worker:
         self._cancellation = Cancellation(self._queues, self.stopping, self._clock)
         self._faces = FacesOperation(face_finder_opener(settings), self._cancellation)
         self.heartbeat = HeartbeatPublisher(client, self._id, clock=self._clock)
-        self.heartbeat.set_checks(self._queues.report_lost, self._queues.follow_shared_pixels)
+        self._installation = InstallationCheck(settings.home, _end)
+        self.heartbeat.set_installation(self._installation.home_id)
+        self.heartbeat.set_checks(
+            self._installation, self._queues.report_lost, self._queues.follow_shared_pixels
+        )
         self.heartbeat.set_shared_pixels(lambda: self._queues.shared_pixels.names)
         self._statistics = InferenceStatistics()
         self._metrics = metrics
@@ -224,7 +229,7 @@ class Worker:
         except Exception:
             # A worker that can no longer load must not stay and look alive.
             log.exception("loading_failed")
-            os.kill(os.getpid(), signal.SIGTERM)
+            _end()
 
     def _preload(self) -> None:
         """The preloading thread."""
@@ -258,11 +263,15 @@ class Worker:
         def run_queue(
             model: str, version: int, operation: Operation, group: str | None = None
         ) -> None:
+            if not self._installation.may_take(self._client):
+                return  # a worker of this home is sent another task
             name = QueueName(model, version, operation)
             self._batcher.run(name, None if group is None else QueueGroup(group))
 
         @self._app.task(name=redis_keys.TASK_RUN_JOB)  # type: ignore[untyped-decorator]
         def run_job(job_id: str, model: str) -> None:
+            if not self._installation.may_take(self._client):
+                return  # as if no worker had loaded the model
             if self._models.versions(model):
                 jobs.run(job_id)
             else:
@@ -271,7 +280,8 @@ class Worker:
 
         @self._app.task(name=redis_keys.TASK_CONVERT)  # type: ignore[untyped-decorator]
         def convert(model: str, version: int, kind: DerivedFormat) -> None:
-            conversions.submit(model, version, kind)
+            if self._installation.may_take(self._client):
+                conversions.submit(model, version, kind)
 
     def _make_batcher(self) -> Batcher:
         explainers = ExplainerCache(
@@ -302,5 +312,9 @@ class Worker:
             clock=self._clock,
             statistics=self._statistics,
             metrics=self._metrics,
-            end=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            end=_end,
         )
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -4,6 +4,7 @@ Celery delivers notifications; slots run the jobs, each in a child process. When
 stop, it stops its children and gives their jobs back, which resume from their last checkpoint.
 """
 
+import os
 import signal
 import sys
 from threading import Event
@@ -26,6 +27,7 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Leases
 from workers.inference.heartbeat import HeartbeatPublisher
+from workers.inference.installation import InstallationCheck
 from workers.jobs.handlers import TABLE
 from workers.jobs.slot import Slot, SlotContext
 from workers.jobs.worker_id import new_worker_id
@@ -79,6 +81,9 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     publisher = MetricsPublisher(client, metrics, context.worker_id, "jobs")
     publisher.start()
     heartbeat = HeartbeatPublisher(client, context.worker_id, queues)
+    check = InstallationCheck(settings.home, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    heartbeat.set_installation(check.home_id)
+    heartbeat.set_checks(check)
     heartbeat.start()
     slots = [Slot(queue, context) for queue, count in queues.items() for _ in range(count)]
     try:
