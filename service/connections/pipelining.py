@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 MAX_WAITING = 8  # requests of a connection, above which no more are parsed
 SLICES = 16  # that are parsed before others have a turn
-_CONNECTIONS = 8  # that go on in one turn of the event loop
+_CONNECTIONS = 2  # that go on in one turn of the event loop
 _SLICE_BYTES = 512  # in which there are at most 28 requests
 _CHUNKED_BYTES = 16 * 1024  # of a chunked body, if there are
 _CHUNKED_LINES = 96  # at most; each chunk has two, and so has each request

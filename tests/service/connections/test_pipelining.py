@@ -327,7 +327,7 @@ def test_few_connections_go_on_in_one_turn_of_the_loop_in_order() -> None:
 
     by_turn = asyncio.run(body())
     assert [number for numbers in by_turn for number in numbers] == list(range(50))
-    assert max(len(numbers) for numbers in by_turn) <= 8
+    assert max(len(numbers) for numbers in by_turn) <= 2
 
 
 def test_of_hundreds_of_connections_few_begin_their_next_request_in_one_turn() -> None:
@@ -345,7 +345,7 @@ def test_of_hundreds_of_connections_few_begin_their_next_request_in_one_turn() -
 
     counts = asyncio.run(body())
     later = [count for count in counts if count >= 100]  # the first of each begins when it arrives
-    assert max(b - a for a, b in pairwise(later)) <= 8
+    assert max(b - a for a, b in pairwise(later)) <= 2
 
 
 def test_a_request_does_not_inherit_the_context_of_the_one_before() -> None:
