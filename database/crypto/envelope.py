@@ -109,9 +109,13 @@ class EnvelopeCipher:
         """Encrypt with the first master key; decryption needs the same `purpose`.
 
         Raises:
-            NeedsOperator: There is no key.
+            NeedsOperator: There is no key, or its file is gone: after the next start, nobody could
+                decrypt it.
         """
-        return _encrypt(self._first_key(), content, purpose.encode())
+        key = self._first_key()
+        if self._file is not None and self._file.version is None:
+            raise _missing_key()
+        return _encrypt(key, content, purpose.encode())
 
     def decrypt(self, encrypted: bytes, purpose: str) -> bytes:
         """Decrypt what was encrypted for `purpose`.
@@ -143,7 +147,7 @@ class EnvelopeCipher:
     def _first_key(self) -> Key:
         self._reload()
         if not self._keys:
-            raise NeedsOperator(f"Nothing can be encrypted: {MISSING_KEY_HELP}", retry_after=60)
+            raise _missing_key()
         return self._keys[0]
 
     def _find(self, key_id: str) -> Key | None:
@@ -189,6 +193,10 @@ def key_id_of(encrypted: bytes) -> str:
     if len(encrypted) < 2 or encrypted[0] != _VERSION or len(encrypted) < 2 + encrypted[1]:
         raise DecryptionError("not a ciphertext of this release")
     return encrypted[2 : 2 + encrypted[1]].decode("ascii", errors="replace")
+
+
+def _missing_key() -> NeedsOperator:
+    return NeedsOperator(f"Nothing can be encrypted: {MISSING_KEY_HELP}", retry_after=60)
 
 
 def _data_key_purpose(owner: str) -> str:

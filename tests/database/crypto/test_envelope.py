@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from contracts.errors import NeedsOperator
 from contracts.settings import Settings
 from database.crypto.cipher import open_cipher
 from database.crypto.envelope import DataKey, DecryptionError, EnvelopeCipher, key_id_of
@@ -150,3 +151,17 @@ def test_a_key_that_another_process_adds_is_used(tmp_path: Path) -> None:
     assert [key.id for key in file.read()] == [added.id]
     with pytest.raises(DecryptionError):
         EnvelopeCipher(file.read(), file).decrypt(old, "x")
+
+
+def test_nothing_is_encrypted_with_a_key_whose_file_is_gone(tmp_path: Path) -> None:
+    """It is in memory only: whoever was enrolled with it would be lost at the next start."""
+    path = tmp_path / "keys"
+    KeyFile(path).create()
+    running = EnvelopeCipher.of_file(KeyFile(path))
+    old, _ = running.new_data_key("ada")
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(NeedsOperator, match=r"put back the file secrets/faces\.keys"):
+        running.new_data_key("bea")
+    running.decrypt_data_key(old, "ada")
+    (tmp_path / "elsewhere").rename(path)
+    running.new_data_key("bea")
