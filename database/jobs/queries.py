@@ -127,12 +127,19 @@ def about_person(
         and_(model == name, or_(version == str(number), against == str(number)))
         for name, number in versions
     ]
-    # Another version may have answered, in an earlier release one that recognizes people.
+    # In earlier releases, some jobs were answered by another version than that of the request, and
+    # trainings named the classes of the champion; they have no scope `faces`.
     answered = row.result["version"].as_string()
     by_another = [and_(model == name, answered == str(number)) for name, number in versions]
+    trained = and_(
+        model.in_({name for name, _ in versions}),
+        row.state.in_(FINISHED),
+        cast(row.result, Text).contains(subject_id, autoescape=True),
+    )
     is_about = or_(
         and_(row.kind != "enrollment", people, has_ended, or_(named, *used)),
         and_(row.kind.in_(("classify", "embed")), or_(false(), *by_another)),
+        and_(row.kind.in_(("training", "sweep")), trained),
     )
     query = select(row.id).where(is_about)
     return list(session.scalars(query))

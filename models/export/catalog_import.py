@@ -1,22 +1,24 @@
 """Imports published networks into the store, so that everything served comes from there."""
 
+from contextlib import suppress
+
 import keras
 
-from contracts.inference.manifest import Provenance
+from contracts.inference.manifest import CHAMPION, Provenance
 from contracts.queue.messages import Pixels
 from models.catalog import Network
 from models.export.catalog_weights import (
     CatalogWeights,
     find_catalog_weights,
     find_imported_version,
-    may_promote,
+    may_replace,
 )
 from models.export.saved_model import export_version
 from models.export.signatures import Blueprint
 from models.networks.architecture import build
 from models.networks.loading import load_weights
 from models.store.labels import imagenet_labels
-from models.store.store import Store
+from models.store.store import AliasMovedError, Store, unmoved
 from models.weights.catalog import Weights
 
 
@@ -45,8 +47,10 @@ def import_network(network: Network, weights: Weights, store: Store, images: Pix
             model = build(network, include_top=origin.is_whole)
             load_weights(model, network.name, origin.file.path, origin.file.format)
             version = _publish(network, model, origin, store, images)
-            if may_promote(store, network.name):
-                store.promote(network.name, version)
+            champion = store.aliases(network.name).get(CHAMPION)
+            if may_replace(store, network.name, champion):
+                with suppress(AliasMovedError):
+                    store.promote(network.name, version, check=unmoved(champion))
     return version
 
 

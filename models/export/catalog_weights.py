@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass
 
 from contracts.errors import VersionNotFound
-from contracts.inference.manifest import CHAMPION, WeightsRecord
+from contracts.inference.manifest import WeightsRecord
 from contracts.settings import Settings
 from models.catalog import Network
 from models.processes import child_environment, module_command
@@ -63,9 +63,8 @@ def find_imported_version(store: Store, model: str, origin: CatalogWeights) -> i
     return None
 
 
-def may_promote(store: Store, model: str) -> bool:
+def may_replace(store: Store, model: str, champion: int | None) -> bool:
     """Whether there is no intact champion, or one that was not trained here."""
-    champion = store.aliases(model).get(CHAMPION)
     if champion is None:
         return True
     try:

@@ -22,6 +22,7 @@ from contracts.inference.inference import (
 from contracts.jobs import Job
 from contracts.queue.messages import Reply
 from contracts.queue.redis_keys import QueueName
+from models.faces.provenance import takes_portraits
 from models.images.resize import default_resize
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
@@ -75,7 +76,7 @@ async def compute_with_retry(
         request: The request.
         network: The version that was chosen for it.
         version: Its number.
-        uploads: The images, which are decoded again for another version.
+        uploads: The images, which are decoded again for another version that takes such images.
 
     Returns:
         The version that answered, its number and one outcome for each image.
@@ -84,11 +85,13 @@ async def compute_with_retry(
         outcomes = await request.compute(network, version, uploads)
         if not any(isinstance(outcome.error, ModelNotReady) for outcome in outcomes):
             return network, version, outcomes
-        network, current = request.choose()
+        other, current = request.choose()
         if current == version:
             return network, version, outcomes
-        await require_consents(request.services, network.manifest)
-        version = current
+        await require_consents(request.services, other.manifest)
+        if takes_portraits(other.manifest) != takes_portraits(network.manifest):
+            return network, version, outcomes  # the uploads are faces, or may show several
+        network, version = other, current
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 
 from fastapi import Request
 
-from contracts.errors import OpsinError, PayloadTooLarge
+from contracts.errors import ModelNotReady, OpsinError, PayloadTooLarge
 from contracts.inference.inference import VectorOperation
 from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from contracts.tracing.spans import span
+from models.faces.provenance import takes_portraits
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_consents, require_face_scope
@@ -69,7 +70,7 @@ class TensorInference:
             await require_consents(self.services, network.manifest)
             spec = self._spec(network)
             body = await self._body(oip.max_body_bytes(spec))
-            work = self._infer(body, json_length, spec)
+            work = self._infer(body, json_length, spec, network)
             return await while_connected(self.request, work)
 
     async def predict(self) -> bytes:
@@ -121,7 +122,7 @@ class TensorInference:
         return await read_body(self.request, limit, too_large)
 
     async def _infer(
-        self, body: bytes, json_length: str | None, spec: TensorSpec
+        self, body: bytes, json_length: str | None, spec: TensorSpec, network: ServedVersion
     ) -> oip.EncodedResponse:
         decoder = self.services.decoder
         with span("decode"):
@@ -133,7 +134,7 @@ class TensorInference:
         bounded = replace(self, deadline=self.deadline.within(parsed.timeout, since=arrived))
         async with bounded.deadline.enforced():
             operations = [output.operation for output in parsed.outputs]
-            network, version, matrices = await bounded.run(operations, list(parsed.pixels))
+            network, version, matrices = await bounded.run(operations, list(parsed.pixels), network)
             names = [output.name for output in parsed.outputs]
             tensors = dict(zip(names, matrices, strict=True))
             labels = [label.text for label in network.labels]
@@ -150,7 +151,7 @@ class TensorInference:
             deadline_seconds=self.deadline.remaining,
         )
         pixels = await self._decode(parsed.images, network)
-        *_, (rows,) = await self.run([parsed.operation], pixels)
+        *_, (rows,) = await self.run([parsed.operation], pixels, network)
         return await decoder.run(
             lambda: tfserving.encode_response(parsed, rows),
             deadline_seconds=self.deadline.remaining,
@@ -185,15 +186,24 @@ class TensorInference:
         return [pixels[index] for index in range(len(images))]
 
     async def run(
-        self, operations: Sequence[VectorOperation], pixels: Sequence[Pixels]
+        self,
+        operations: Sequence[VectorOperation],
+        pixels: Sequence[Pixels],
+        prepared_for: ServedVersion,
     ) -> tuple[ServedVersion, int, list[Matrix]]:
         """The version that answered, its number, and for each operation (n, k) float32.
+
+        Args:
+            operations: What to compute.
+            pixels: The images.
+            prepared_for: The version that they were read for; another one may answer by now.
 
         Raises:
             OpsinError: One operation, or one image of it, failed.
         """
         network, version = self._choose(operations[0])
         await require_consents(self.services, network.manifest)
+        _require_same_input(prepared_for, network)
         for operation in operations[1:]:
             self.services.workers.choose(network.name, str(version), operation)
         tasks = [
@@ -217,6 +227,22 @@ class TensorInference:
     ) -> Sequence[Reply | OpsinError]:
         queue = QueueName(network.name, version, operation)
         return await self.services.dispatcher.run(queue, pixels, deadline=self.deadline.at)
+
+
+def _require_same_input(before: ServedVersion, now: ServedVersion) -> None:
+    """Check that images which were prepared for one version can be given to another one.
+
+    Raises:
+        ModelNotReady: It takes images of another size, or faces instead of images.
+    """
+    if before.input_size != now.input_size or (
+        takes_portraits(before.manifest) != takes_portraits(now.manifest)
+    ):
+        raise ModelNotReady(
+            f"Another version of '{now.name}' answers since the images were read. Send the "
+            "request again.",
+            retry_after=1,
+        )
 
 
 def _with_index(index: int, error: OpsinError) -> OpsinError:

@@ -354,6 +354,7 @@ def test_the_jobs_about_an_erased_person_are_deleted(
     subject, other = "sub_0123456789abcdefghij", "sub_0123456789ABCDEFGHIX"
     people: tuple[Scope, ...] = ("train", "faces")
     infer: tuple[Scope, ...] = ("infer",)
+    train: tuple[Scope, ...] = ("train",)
 
     def make(kind: JobKind, request: dict[str, Any], result: dict[str, Any] | None = None) -> str:
         scopes = None if request.pop("old", False) else request.pop("scopes", people)
@@ -374,6 +375,7 @@ def test_the_jobs_about_an_erased_person_are_deleted(
         make("classify", {"model": "door", "version": 5}, {"label": subject}),
         make("quantize", {"model": "door", "version": 1, "old": True}, {}),
         make("classify", {"model": "door", "version": 8, "scopes": infer}, {"version": 1}),
+        make("sweep", {"model": "door", "scopes": train}, {"reason": f"lacks {subject}"}),
     ]
     running = make("training", {"model": "door", "subjects": [other, subject]})
     kept = [
@@ -382,6 +384,7 @@ def test_the_jobs_about_an_erased_person_are_deleted(
         make("evaluation", {"model": "door", "version": 3}, {"labels": [other]}),
         make("evaluation", {"model": "pets", "version": 1}, {}),
         make("classify", {"model": "door", "version": 8, "scopes": infer}, {"version": 8}),
+        make("training", {"model": "door", "scopes": train}, {"version": 8}),
         make("enrollment", {"subject_id": subject}, {}),
     ]
     assert jobs.erase_about(subject, {("door", 1), ("door", 2)}) == len(gone)

@@ -1,6 +1,7 @@
 """Compares imported networks with the same networks in Keras, on real images."""
 
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from models.store.labels import imagenet_labels
 from models.store.store import Store
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models import keras_warnings
+from tests.models.drafts import DRAFT, write_files
 
 pytestmark = [keras_warnings.ignored, pytest.mark.shared]
 
@@ -109,3 +111,29 @@ def test_missing_weights_are_refused_with_the_command_that_fetches_them(
     weights, store = Weights(tmp_path, None, True), Store(tmp_path / "store")
     with pytest.raises(WeightsMissing, match=f"opsin weights pull {name}"):
         import_network(CATALOG[name], weights, store, np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_a_champion_that_moves_at_the_same_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+
+    def publish(*_: object) -> int:
+        with store.staging() as folder:
+            write_files(folder)
+            return store.publish("squeezenet", folder, DRAFT)
+
+    def moved(*_: object) -> bool:
+        store.promote("squeezenet", other)
+        return True
+
+    other = publish()
+    module = "models.export.catalog_import"
+    for name in ("find_catalog_weights", "build", "load_weights"):
+        monkeypatch.setattr(f"{module}.{name}", MagicMock())
+    monkeypatch.setattr(f"{module}.find_imported_version", lambda *_: None)
+    monkeypatch.setattr(f"{module}._publish", publish)
+    monkeypatch.setattr(f"{module}.may_replace", moved)
+    weights, images = MagicMock(), np.zeros((1, 8, 8, 3), np.uint8)
+    assert import_network(CATALOG["squeezenet"], weights, store, images) == 2
+    assert store.aliases("squeezenet") == {"champion": other}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,40 @@ def test_a_version_that_takes_over_meanwhile_is_checked_too(
     monkeypatch.setattr(door.fakes.workers, "choose", lambda *_: next(chosen))
     door.fakes.dispatcher.answers = [ModelNotReady("It was unloaded.")]
     assert door.post("/v1/classify?model=door").status_code == 409
+
+
+WHITE = [[[255] * 3] * 227] * 227
+_WHITE_TENSOR = {"name": "image", "shape": [1, 227, 227, 3], "datatype": "UINT8", "data": [WHITE]}
+SENT: dict[str, dict[str, Any]] = {
+    "/v1/classify?model=door": {"files": {"image": gray_png()}},
+    "/v1/heatmap?model=door": {"files": {"image": gray_png()}},
+    "/v1/models/door:predict": {"json": {"instances": [WHITE]}},
+    "/v2/models/door/infer": {"json": {"inputs": [_WHITE_TENSOR]}},
+}
+
+
+@pytest.mark.parametrize("path", SENT)
+@pytest.mark.parametrize("people_first", [True, False])
+def test_no_version_gets_faces_for_images_or_images_for_faces(
+    door: Door, monkeypatch: pytest.MonkeyPatch, path: str, people_first: bool
+) -> None:
+    door.consent(CONSENT)
+    ordinary = replace(SERVED, manifest=SERVED.manifest.model_copy(update={"model": "door"}))
+    versions = [(door.fakes.workers.others["door"], 1), (ordinary, 9)]
+    first, second = versions if people_first else versions[::-1]
+    chosen = chain([first], repeat(second))
+    run, is_unloaded = door.fakes.dispatcher.run, iter([True])
+
+    def choose(model: str, version: str | None, operation: str) -> Any:
+        return (SERVED, 1) if operation == "faces" else next(chosen)
+
+    async def unloaded_first(queue: Any, pixels: Any, **options: Any) -> Any:
+        if path in list(SENT)[:2] and queue.operation != "faces" and next(is_unloaded, False):
+            return [ModelNotReady("It was unloaded.") for _ in pixels]
+        return await run(queue, pixels, **options)
+
+    monkeypatch.setattr(door.fakes.workers, "choose", choose)
+    monkeypatch.setattr(door.fakes.dispatcher, "run", unloaded_first)
+    answer = door.client.post(path, **SENT[path])
+    assert answer.status_code == 503, answer.text
+    assert "unloaded" in answer.text or "Another version" in answer.text

@@ -7,6 +7,7 @@ import pytest
 
 from contracts.errors import DiskUnusable
 from contracts.jobs import Progress
+from contracts.work import HasScopes
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease
 from workers.jobs.context import ElapsedTime, LeasedWork, run_seconds
@@ -120,3 +121,11 @@ def test_results_leave_the_room_that_is_kept_for_others(tmp_path: Path) -> None:
         with pytest.raises(DiskUnusable, match="nearly full"):
             work.artifact("result.png", "image/png", b"another")
     assert (tmp_path / "job_1" / "artifacts" / "result.png").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("scopes", [None, frozenset({"train", "faces"})])
+def test_a_work_knows_the_scopes_of_its_job(tmp_path: Path, scopes: frozenset[str] | None) -> None:
+    lease = Lease("job_1", "w1", 1, "training", {}, scopes=scopes)
+    work = LeasedWork(lease, KeptLeases(), JobFiles(tmp_path), 1)  # type: ignore[arg-type]
+    assert isinstance(work, HasScopes)
+    assert work.scopes == (scopes or frozenset())
