@@ -15,7 +15,7 @@ from cli.startup import migrate, require_redis_of_home
 from contracts.queue import redis_keys
 from contracts.settings import Settings
 from database.installation import home_id
-from tests.cli.running import free_port
+from tests.ports import free_port
 from tests.valkey import RealValkey
 
 THEIRS = "ins_abcdefghij"
