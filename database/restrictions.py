@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from contracts.audit import Action
-from contracts.faces.consent import Policy
+from contracts.faces.consent import Consent, Policy
 from contracts.faces.subjects import Threshold
 from database.audit import COMMAND, record
 from database.engine import DamagedDatabaseError, batches, reading, writing
@@ -57,6 +57,7 @@ class Restrictions(BaseModel):
         device_keys: Their public keys, by subject and device; without those in a note of an
             earlier release.
         without_consent: Subjects without one.
+        consent_ends: When the consents of others end, if they do.
         disabled: Subjects whose face is disabled, with their failures; 0 if the operator did it.
         erased: Subjects that were erased. In the note of a restore, those that were erased while
             the backup was taken: the others are in the home's list.
@@ -74,6 +75,7 @@ class Restrictions(BaseModel):
     devices: dict[str, list[str]] = {}
     device_keys: dict[str, dict[str, dict[str, str]]] = {}
     without_consent: list[str] = []
+    consent_ends: dict[str, datetime] = {}
     disabled: dict[str, int] = {}
     erased: list[str] = []
     token_keys: list[str] = []
@@ -113,8 +115,13 @@ def _devices(session: Session) -> dict[str, Any]:
 
 
 def _consents(session: Session) -> dict[str, Any]:
-    row = SubjectRecord
-    return {"without_consent": list(session.scalars(select(row.id).where(row.consent.is_(None))))}
+    without, ends = list[str](), dict[str, datetime]()
+    for subject_id, consent in session.execute(select(SubjectRecord.id, SubjectRecord.consent)):
+        if consent is None:
+            without.append(subject_id)
+        elif (end := Consent.model_validate(consent).expires_at) is not None:
+            ends[subject_id] = end
+    return {"without_consent": without, "consent_ends": ends}
 
 
 def _disabled(session: Session) -> dict[str, Any]:
@@ -241,7 +248,8 @@ def repeat(engine: Engine, restrictions: Restrictions, clock: Callable[[], datet
             ("key_revoked", subject) for subject in restrict_keys(session, restrictions.keys, now)
         ]
         dropped = drop_keys(session, restrictions.token_keys, now)
-        subjects = {*restrictions.devices, *restrictions.without_consent, *restrictions.disabled}
+        consents = {*restrictions.without_consent, *restrictions.consent_ends}
+        subjects = {*restrictions.devices, *consents, *restrictions.disabled}
         for batch in batches(sorted(subjects)):
             rows = session.scalars(select(SubjectRecord).where(SubjectRecord.id.in_(batch)))
             for row in rows:
@@ -279,6 +287,13 @@ def _restricted(
     if row.consent is not None and row.id in restrictions.without_consent:
         row.consent = null()  # not the null of JSON
         taken.append(("consent_withdrawn", row.id))
+    end = restrictions.consent_ends.get(row.id)
+    if row.consent is not None and end is not None:
+        consent = Consent.model_validate(row.consent)
+        if consent.in_force(end):
+            ending = consent.model_copy(update={"expires_at": end})
+            row.consent = ending.model_dump(mode="json")
+            taken.append(("consent_recorded", row.id))
     if row.face_disabled_at is None and row.id in restrictions.disabled:
         row.face_disabled_at, row.failures = now, restrictions.disabled[row.id]
         taken.append(("face_disabled", row.id))

@@ -35,6 +35,7 @@ class Person(BaseModel):
     Attributes:
         at: The moment. What was allowed later still is.
         consent: Whether it had one.
+        consent_end: When that ended, if it did.
         failures: If its face was disabled, its failures; 0 if the operator did it.
         devices: Digests of its devices with their public keys; None if they could not be read.
         frames: Whether its frames could be stored.
@@ -44,6 +45,7 @@ class Person(BaseModel):
 
     at: AwareDatetime
     consent: bool = True
+    consent_end: AwareDatetime | None = None
     failures: int | None = None
     devices: tuple[str, ...] | None = None
     frames: bool = True
@@ -73,12 +75,19 @@ class TakenBack(BaseModel):
         people = {one: of for one, of in self.people.items() if one not in erased}
         without, disabled = set(found.without_consent), found.disabled
         no_frames = set(found.frameless)
-        for one in {*found.devices, *without, *disabled, *no_frames}.difference(erased):
+        for one in {
+            *found.devices,
+            *without,
+            *found.consent_ends,
+            *disabled,
+            *no_frames,
+        }.difference(erased):
             before = people.get(one, Person(at=now))
             is_unread = STANDINGS in found.unread
             people[one] = Person(
                 at=now,
                 consent=one not in without and (before.consent or not is_unread),
+                consent_end=found.consent_ends.get(one, before.consent_end if is_unread else None),
                 failures=disabled.get(one, before.failures if is_unread else None),
                 devices=_digests(found, one) if one in found.devices else before.devices,
                 frames=one not in no_frames and (before.frames or FRAMES not in found.unread),
@@ -116,10 +125,8 @@ class TakenBack(BaseModel):
         query = select(row.id, row.updated_at, row.last_used_at).where(row.id.in_(batch))
         for subject_id, updated_at, last_used_at in session.execute(query):
             person = self.people[subject_id]
-            if not person.consent and updated_at <= person.at:
-                found.without_consent.append(subject_id)
-            if not person.frames and updated_at <= person.at:
-                found.frameless.append(subject_id)
+            if updated_at <= person.at:
+                _add_refusals(person, subject_id, found)
             # A match enables a face again that was disabled for its failures.
             is_later = max(updated_at, last_used_at or updated_at) > person.at
             if person.failures is not None and not is_later:
@@ -180,6 +187,15 @@ def digest_of(device_id: str, public_key: dict[str, Any]) -> str:
 def _digests(found: Restrictions, subject_id: str) -> tuple[str, ...]:
     keys = found.device_keys[subject_id]
     return tuple(digest_of(one, keys[one]) for one in found.devices[subject_id])
+
+
+def _add_refusals(person: Person, subject_id: str, found: Restrictions) -> None:
+    if not person.consent:
+        found.without_consent.append(subject_id)
+    elif person.consent_end is not None:
+        found.consent_ends[subject_id] = person.consent_end
+    if not person.frames:
+        found.frameless.append(subject_id)
 
 
 def _unless_older(noted: Setting | None, restored: Setting | None) -> Setting | None:

@@ -366,3 +366,32 @@ def test_an_erased_person_leaves_no_more_than_the_id(sqlite: Settings, out: Path
         faces.subjects.erase(ada)
     restore_backup(sqlite, out, force=True)
     assert ada not in (sqlite.home / taken_back.FILE).read_text()
+
+
+@pytest.mark.parametrize("is_wrong_first", [False, True])
+@pytest.mark.parametrize("ends_before", [None, datetime(2031, 1, 1, tzinfo=UTC)])
+def test_a_consent_that_ends_earlier_since_does_not_last_longer_again(
+    settings: Settings, tmp_path: Path, ends_before: datetime | None, is_wrong_first: bool
+) -> None:
+    wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
+    migrate(settings)
+    write_backup(settings, wrong, secrets=False)
+    subjects, earlier = [enroll(settings) for _ in range(2)], datetime(2030, 1, 1, tzinfo=UTC)
+    before, since = ([ends_before, earlier], [earlier, None])
+    change(settings, subjects, before)
+    write_backup(settings, right, secrets=False)
+    change(settings, subjects, since)
+    if is_wrong_first:
+        restore_backup(settings, wrong, force=True)
+    restore_backup(settings, right, force=True)
+    with opened(settings) as faces:
+        consents = [faces.standings.get(one).consent for one in subjects]
+        assert [consent and consent.expires_at for consent in consents] == [earlier, earlier]
+
+
+def change(settings: Settings, subjects: list[str], ends: list[datetime | None]) -> None:
+    """Record a consent of each subject, which ends then."""
+    with opened(settings) as faces:
+        for subject, end in zip(subjects, ends, strict=True):
+            consent = CONSENT.model_copy(update={"expires_at": end})
+            faces.subjects.change(subject, SubjectChange(consent=consent))
