@@ -60,7 +60,8 @@ def migrate(settings: Settings, *, is_start: bool = False, is_restored: bool = F
         is_restored: As for `database.installation.adopt`.
 
     Raises:
-        CommandError: The database belongs to another home; nothing was changed in either.
+        CommandError: The database belongs to another home, or to a later release; nothing was
+            changed in either.
     """
     from database.engine import open_engine  # SQLAlchemy
     from database.installation import adopt, require_database
@@ -74,7 +75,8 @@ def migrate(settings: Settings, *, is_start: bool = False, is_restored: bool = F
         require_home(settings, is_start=is_start)
     if settings.database_url is None:
         Path(settings.home).mkdir(mode=0o700, parents=True, exist_ok=True)
-    upgrade(settings.database)
+    with _as_usage_error():
+        upgrade(settings.database)
     engine = open_engine(settings.database)
     try:
         with _as_usage_error():

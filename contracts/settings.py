@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.public_paths import is_prefix
@@ -510,10 +510,15 @@ class Settings(BaseSettings):
             ipaddress.ip_network(network)  # raises a ValueError that names the problem
         return value
 
-    @field_validator("otlp_endpoint", "trace_ratio", mode="before")
+    @field_validator(
+        *("home", "weights_dir", "redis_url", "database_url", "faces_keys"),
+        *("otlp_endpoint", "trace_ratio"),
+        mode="before",
+    )
     @classmethod
-    def _empty_is_none(cls, value: object) -> object:
-        return None if value == "" else value
+    def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
+        """An empty line of `.env`, or a variable that is not set where compose passes it on."""
+        return cls.model_fields[info.field_name or ""].default if value == "" else value
 
     @field_validator("otlp_endpoint")
     @classmethod

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect, make_url, text
 
+from contracts.errors import Conflict
 from database.engine import advisory_lock, open_engine, reading, use_wal, writing
 from database.installation import prepare_table
 
@@ -24,6 +25,7 @@ def upgrade(url: str) -> None:
     happens in one transaction, so a process that dies leaves the old tables.
 
     Raises:
+        Conflict: Its tables are of a later release.
         Unavailable: The database does not answer.
         ValueError: `url` is not the address of a supported database.
     """
@@ -38,12 +40,17 @@ def upgrade(url: str) -> None:
                 connection.execute(text("SET LOCAL statement_timeout = '10min'"))
                 connection.execute(text("SET LOCAL lock_timeout = '10min'"))
             advisory_lock(connection, _LOCK)
-            is_new = not inspect(connection).has_table("alembic_version")
-            if is_new or _revision(connection) != newest():
+            revision = _revision(connection)
+            if revision is not None and not is_known(revision):
+                raise Conflict(
+                    f"The database's tables ({revision}) are of a later release than this one. Run "
+                    "that release, or restore a backup of this one with `opsin restore`."
+                )
+            if revision != newest():
                 from alembic import command
 
                 command.upgrade(_config(connection), "head")
-            prepare_table(connection, is_new=is_new)
+            prepare_table(connection, is_new=revision is None)
     finally:
         engine.dispose()
 

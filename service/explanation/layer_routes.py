@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,11 +25,11 @@ from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, CreateKeyHeader, JobKeyHeader, PrefersAsync
 from service.http.responses import job_response
 from service.http.uploads import IMAGE_BODY
-from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted
+from service.inference.routes import DEFERRED, PROBLEMS, ModelQuery, job_accepted, require_one_model
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
-router = APIRouter(tags=["Explanation"])
+router = APIRouter(tags=["Explanation"], dependencies=[Depends(require_one_model)])
 
 _UNKNOWN = problem_responses("model_not_found", "version_not_found", "layer_not_found")
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import Field
 
@@ -18,10 +18,17 @@ from service.explanation.heatmap_response import HeatmapOptions
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import AcceptedType, JobKeyHeader, MediaType, PrefersAsync
-from service.inference.routes import BODY, DEFERRED, PROBLEMS, EmbedQuery, job_accepted
+from service.inference.routes import (
+    BODY,
+    DEFERRED,
+    PROBLEMS,
+    EmbedQuery,
+    job_accepted,
+    require_one_model,
+)
 from service.openapi import examples
 
-router = APIRouter(tags=["Explanation"])
+router = APIRouter(tags=["Explanation"], dependencies=[Depends(require_one_model)])
 
 _MAX_CLASSES = 16
 ClassIndex = Annotated[int, Field(ge=0, le=1_000_000)]

@@ -23,6 +23,16 @@ from service.threads import run_by_size
 router = APIRouter(tags=["Inference"], route_class=FastRoute)
 
 
+def require_one_model(request: Request) -> None:
+    """Refuse several models where one is asked; all but the last would be ignored.
+
+    Raises:
+        ValidationFailed: The parameter `model` is repeated with other values.
+    """
+    if len(set(request.query_params.getlist("model"))) > 1:
+        raise ValidationFailed("Here, one 'model' can be asked at a time. Send a request for each.")
+
+
 class ModelQuery(BaseModel):
     """The model and version. A misspelt parameter is refused, not ignored."""
 

@@ -1,6 +1,18 @@
+from pathlib import Path
+
 import pytest
 
 from cli.settings import load
+from contracts.settings import Settings
+
+
+def test_an_empty_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("home", "weights_dir", "redis_url", "database_url", "faces_keys", "otlp_endpoint")
+    for name in names:
+        monkeypatch.setenv(f"OPSIN_{name.upper()}", "")
+    settings = Settings(_env_file=None)
+    assert settings.home.absolute() == Path("var").absolute()
+    assert [getattr(settings, name) for name in names[1:]] == [None] * 5
 
 
 def test_a_misspelt_setting_is_warned_of(

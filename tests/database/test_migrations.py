@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 from sqlalchemy.orm import Session
 
-from contracts.errors import Unavailable
+from contracts.errors import Conflict, Unavailable
 from database.engine import open_engine, reachable
 from database.migrations import _config, is_known, newest, upgrade
 from database.tables import Record, SubjectRecord
@@ -126,6 +126,18 @@ def test_error_for_an_invalid_database_contains_no_path(tmp_path: Path, is_folde
     with pytest.raises(Unavailable) as error:
         upgrade(f"sqlite:///{tmp_path}/opsin.db")
     assert str(tmp_path) not in str(error.value)
+
+
+def test_tables_of_a_later_release_are_left_as_they_are(url: str) -> None:
+    upgrade(url)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(Conflict, match=r"\(9999\) are of a later release"):
+        upgrade(url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "sqlite://", "sqlite:///:memory:"])

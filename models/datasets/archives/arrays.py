@@ -8,7 +8,7 @@ import io
 import math
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from tokenize import TokenError
 from typing import IO
@@ -60,24 +60,32 @@ def is_arrays(names: list[str]) -> bool:
     return bool(names) and all(name.endswith(SUFFIX) for name in names)
 
 
-def read_arrays(archive: zipfile.ZipFile, names: list[str], limits: Limits) -> Iterator[Member]:
+def read_arrays(
+    archive: zipfile.ZipFile, entries: Mapping[str, zipfile.ZipInfo], limits: Limits
+) -> Iterator[Member]:
     """The images of an .npz.
+
+    Args:
+        archive: The file, open.
+        entries: Its arrays, by name; `zipfile` may have read the names otherwise.
+        limits: What it may hold.
 
     Raises:
         InvalidArchive: It has no arrays of images and labels that belong together.
     """
-    pairs = _pairs(names)
+    pairs = _pairs(list(entries))
     if not pairs:
         raise InvalidArchive(
-            f"The arrays {', '.join(names)[:200]} are not understood. {_WHAT_TO_DO}"
+            f"The arrays {', '.join(entries)[:200]} are not understood. {_WHAT_TO_DO}"
         )
     count = 0
     for pair in pairs:
-        labels = _read_labels(archive, pair.labels, limits)
+        with archive.open(entries[pair.labels]) as file:
+            labels = _read_labels(file, pair.labels, limits)
         count += len(labels)
         if count > limits.files:
             raise too_many(limits)
-        with archive.open(pair.images) as file:
+        with archive.open(entries[pair.images]) as file:
             shape = _image_shape(_header(file, pair.images), pair.images, len(labels))
             for number, label in enumerate(labels):
                 png = _png(file, shape)
@@ -127,22 +135,21 @@ def _header_bytes(file: IO[bytes]) -> io.BytesIO:
     return io.BytesIO(start + size + file.read(length))
 
 
-def _read_labels(archive: zipfile.ZipFile, name: str, limits: Limits) -> list[int | str]:
-    with archive.open(name) as file:
-        header = _header(file, name)
-        rows = header.shape[0] if header.shape else 0
-        columns = math.prod(header.shape[1:]) if rows else 1
-        kinds = header.dtype.kind in "iubU"
-        if rows > limits.files:
-            raise too_many(limits)
-        # The header of a crafted array may have negative sizes.
-        is_table = rows > 0 and 0 < columns <= _MAX_LABELS_PER_IMAGE
-        if not is_table or not kinds or header.dtype.itemsize > 512:
-            raise InvalidArchive(f"'{name}' holds no labels. {_WHAT_TO_DO}")
-        size = rows * columns * header.dtype.itemsize
-        if size > limits.image_bytes:
-            raise InvalidArchive(f"'{name}' is too large for labels. {_WHAT_TO_DO}")
-        values: npt.NDArray[np.generic] = np.frombuffer(_exactly(file, size), header.dtype)
+def _read_labels(file: IO[bytes], name: str, limits: Limits) -> list[int | str]:
+    header = _header(file, name)
+    rows = header.shape[0] if header.shape else 0
+    columns = math.prod(header.shape[1:]) if rows else 1
+    kinds = header.dtype.kind in "iubU"
+    if rows > limits.files:
+        raise too_many(limits)
+    # The header of a crafted array may have negative sizes.
+    is_table = rows > 0 and 0 < columns <= _MAX_LABELS_PER_IMAGE
+    if not is_table or not kinds or header.dtype.itemsize > 512:
+        raise InvalidArchive(f"'{name}' holds no labels. {_WHAT_TO_DO}")
+    size = rows * columns * header.dtype.itemsize
+    if size > limits.image_bytes:
+        raise InvalidArchive(f"'{name}' is too large for labels. {_WHAT_TO_DO}")
+    values: npt.NDArray[np.generic] = np.frombuffer(_exactly(file, size), header.dtype)
     table = values.reshape(rows, columns)
     if columns > 1:  # a column for each class
         return [int(one) for one in table.argmax(axis=1).tolist()]

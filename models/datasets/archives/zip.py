@@ -77,7 +77,7 @@ def read_zip(path: Path, limits: Limits, names: NameReader) -> Iterator[Member]:
             decoded = _decoded_names(entries, names, limits)
             _check_entries(entries, decoded, archive.start_dir, path.stat().st_size, limits)
             if is_arrays(decoded):
-                yield from read_arrays(archive, decoded, limits)
+                yield from read_arrays(archive, dict(zip(decoded, entries, strict=True)), limits)
                 return
             for entry, text in zip(entries, decoded, strict=True):
                 name = checked_name(text, limits)

@@ -32,6 +32,13 @@ def test_default_response_is_a_png_of_the_images_size(client: httpx.Client) -> N
     assert "render;dur=" in answer.headers["Server-Timing"]
 
 
+@pytest.mark.parametrize("path", ["/v1/heatmap", "/v1/activations?layer=conv1"])
+def test_several_models_are_refused(client: httpx.Client, path: str) -> None:
+    answer = post(client, path=path, model=["squeezenet", "pets"])
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert "one 'model'" in answer.json()["detail"]
+
+
 def test_json_on_request(client: httpx.Client) -> None:
     body = post(client, gray_png(100), headers=JSON).json()
     assert (body["model"], body["method"], body["layer"]) == (

@@ -70,6 +70,15 @@ def test_arrays_become_a_dataset(
             assert tuple(listing.info.splits.values()) == splits
 
 
+def test_arrays_in_a_folder_whose_name_is_not_marked_as_utf8(
+    store: DatasetStore, tmp_path: Path
+) -> None:
+    packed = saved(tmp_path, **{"m___use/x": images(20, 8, 8), "m___use/y": LABELS}).read_bytes()
+    path = tmp_path / "names.npz"
+    path.write_bytes(packed.replace(b"m___use", "m-äuse".encode()))
+    assert store.create("x", path).info.classes == {"0": 10, "1": 10}
+
+
 def test_the_pixels_are_those_of_the_array(store: DatasetStore, tmp_path: Path) -> None:
     from PIL import Image
 
