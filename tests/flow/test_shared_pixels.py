@@ -36,6 +36,10 @@ def mapped(process: int) -> bool:
     return "opsin-pixels" in Path(f"/proc/{process}/maps").read_text() + "".join(files)
 
 
+def is_ready(installation: Installation) -> bool:
+    return httpx.get(f"{installation.url}/readyz", timeout=20).status_code == 200
+
+
 def classify(installation: Installation, photo: bytes) -> object:
     files = {"image": ("cat.png", photo)}
     headers = {"X-Timeout-Ms": "120000"}
@@ -49,13 +53,13 @@ def test_what_is_killed_loses_no_image_and_leaves_no_memory(start: Start, photos
     photo = (photos / "cat.png").read_bytes()
     installation = start(OPSIN_MODELS="squeezenet", OPSIN_PRECISION="float32")
     client = installation.valkey.client()
-    installation.wait_until(lambda: is_shared(client), 20)
+    installation.wait_until(lambda: is_shared(client), 60)
     expected = classify(installation, photo)
 
     with ThreadPoolExecutor(4) as pool:
         installation.processes["worker"].send_signal(signal.SIGSTOP)
         asked = [pool.submit(classify, installation, photo) for _ in range(4)]
-        installation.wait_until(lambda: len(sizes(client)) >= 3, 20)  # one may have been taken
+        installation.wait_until(lambda: len(sizes(client)) >= 3, 60)  # one may have been taken
         assert max(sizes(client)) < 1000
         installation.kill("worker")
         installation.run("worker", "worker")
@@ -64,10 +68,12 @@ def test_what_is_killed_loses_no_image_and_leaves_no_memory(start: Start, photos
     old = WorkerBeat(id="old", host="h", pid=1, release="0.1", started_at=0, beat_at=0)
     client.sadd(redis_keys.WORKERS, "old")
     client.set(redis_keys.heartbeat_key("old"), old.model_dump_json())
-    installation.wait_until(lambda: '"used": false' in installation.log("api"), 20)
+    installation.wait_until(lambda: '"used": false' in installation.log("api"), 60)
+    # The worker answers what waits before its next heartbeat says that it is ready.
+    installation.wait_until(lambda: is_ready(installation), READY_SECONDS)
     assert classify(installation, photo) == expected
 
     worker = installation.processes["worker"].pid
     installation.wait_until(lambda: mapped(worker), READY_SECONDS)
     installation.kill("api")
-    installation.wait_until(lambda: not mapped(worker), 30)
+    installation.wait_until(lambda: not mapped(worker), 60)
