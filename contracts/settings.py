@@ -215,6 +215,16 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         os.cpu_count() or 1, ge=1, le=256, description="Threads that one worker computes with."
     )
+    worker_niceness: int = Field(
+        5,
+        ge=0,
+        le=19,
+        description=(
+            "Niceness of workers that compute on the CPU, so that the API, which takes less and "
+            "for which all of them wait, comes first. Beside other programs that keep the machine "
+            "busy, a worker gets a third of their share at 5. 0: normal priority."
+        ),
+    )
     runtime: Literal["auto", "tensorflow", "openvino"] = Field(
         "auto",
         description="What runs the networks. auto: TensorFlow on a GPU, OpenVINO on a CPU.",
@@ -324,15 +334,14 @@ class Settings(BaseSettings):
         description="Threads that TensorFlow uses in a training or another long job.",
     )
     job_niceness: int = Field(
-        10,
+        15,
         ge=0,
         le=19,
         description=(
-            "Niceness of long jobs. At 10, inference comes first on a busy machine and a job "
+            "Niceness of long jobs. At 15, inference comes first on a busy machine and a job "
             "still makes progress; at 19 a job may stand still. Beside other programs that keep "
-            "the machine busy, a job gets a tenth of their share at 10, a third at 5. 0: normal "
-            "priority. "
-            "Enrollments, which users wait for, get at most 5."
+            "the machine busy, a job gets a thirtieth of their share at 15, a tenth at 10, a third "
+            "at 5. 0: normal priority. Enrollments, which users wait for, get at most 5."
         ),
     )
     training_memory_mb: int = Field(

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PARENT = "OPSIN_PARENT_PID"
@@ -27,6 +28,7 @@ PARENT = "OPSIN_PARENT_PID"
 _ROOT = str(Path(__file__).resolve().parents[1])
 _PR_SET_PDEATHSIG = 1
 _POLL_SECONDS = 0.2
+_AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -50,6 +52,18 @@ def child_environment(
         paths = [_ROOT, *filter(None, [environment.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     return environment
+
+
+def lower_priority(niceness: int) -> None:
+    """Let other processes run first; called before any thread starts, as each has its own.
+
+    Args:
+        niceness: From 0 (normal priority) to 19 (lowest).
+    """
+    os.nice(niceness)
+    # Linux may schedule whole sessions (autogroups) first, and this process may have its own.
+    with suppress(OSError):
+        _AUTOGROUP.write_text(str(niceness))
 
 
 def end_with_parent(grace_seconds: float = 0.0) -> None:

@@ -2,7 +2,8 @@
 
 The client of an unexpected exception receives `internal_error` and the request's id; the traceback
 is logged with the same id. Query strings are not logged, as they might hold private data; keys in
-paths are masked, and long paths are cut. Lines of clients without a key are limited by address.
+paths are masked, and long paths are cut. Lines of clients without a key are limited by address,
+and so are those of refusals with 429, each of which would cost a tenth of an answer.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from service.http.addresses import network_of
 from service.http.errors import CLIENT_CLOSED_REQUEST, problem_response
 
 _MAX_PATH = 256
+_REFUSED = 429
 # Probed every few seconds; worth a line only when they fail.
 _QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
@@ -65,7 +67,8 @@ class AccessLog:
             self._write(scope, status, time.monotonic() - started)
 
     def _write(self, scope: Scope, status: int | None, seconds: float) -> None:
-        if "principal" not in scope.get("state", {}) and not self._lines.allows(_network(scope)):
+        is_limited = status == _REFUSED or "principal" not in scope.get("state", {})
+        if is_limited and not self._lines.allows(_network(scope)):
             return
         log = self._logger()
         quiet = scope["path"] in _QUIET and status == 200

@@ -125,6 +125,11 @@ def test_a_worker_out_of_memory_before_its_first_answer_still_answers(
     assert [classify(running.url, cat)[0] for _ in range(3)] == [200] * 3
 
 
+def test_the_worker_lets_the_api_go_first(running: Installation) -> None:
+    niceness = {name: psutil.Process(one.pid).nice() for name, one in running.processes.items()}
+    assert niceness["worker"] == niceness["api"] + 5
+
+
 def test_a_client_that_disconnects_leaves_the_queue(start: Start, cat: bytes) -> None:
     running = start()
     worker = running.processes["worker"]

@@ -35,7 +35,8 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.leases import Leases
 from models.catalog import TRAINED, queue_of
-from models.serving.runtime import RuntimeOptions
+from models.processes import lower_priority
+from models.serving.runtime import RuntimeOptions, has_gpu
 from models.store.derived import DerivedFormat
 from models.store.store import Store
 from workers.inference.batcher import Batcher
@@ -77,6 +78,8 @@ def run(settings: Settings) -> None:
     # Until Celery handles the signal: a worker that is stopped while it starts exits quietly.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
+    if not has_gpu():
+        lower_priority(settings.worker_niceness)
     start_tracing(settings, "worker")
     metrics = Metrics()
     metrics.before_reading(process_reader(metrics, settings.home))

@@ -38,7 +38,7 @@ from database.engine import open_engine
 from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
-from models.processes import end_with_parent
+from models.processes import end_with_parent, lower_priority
 from workers.jobs.consents import Consents
 from workers.jobs.context import LeasedWork, json_safe
 from workers.jobs.disk import becomes_usable, disk_error
@@ -54,7 +54,6 @@ _PUBLISHING = {"training", "sweep", "quantize"}
 """The kinds of jobs that publish or promote versions."""
 _DISK_SECONDS = 15.0
 """How long a job waits for a disk that cannot be written to before it fails."""
-_AUTOGROUP = Path("/proc/self/autogroup")
 _OOM_SCORE, _MAX_OOM_SCORE = Path("/proc/self/oom_score_adj"), "1000"
 
 
@@ -137,6 +136,7 @@ class _Child:
                 self._began = True
                 highest = MAX_NICENESS.get(lease.kind, settings.job_niceness)
                 lower_priority(min(settings.job_niceness, highest))
+                _die_first()
                 self._publisher = _publish_metrics(settings, self._metrics)
             work = LeasedWork(
                 lease,
@@ -354,17 +354,8 @@ def overdue_error(settings: Settings, kind: str) -> OpsinError:
     )
 
 
-def lower_priority(niceness: int) -> None:
-    """Let everything else on this machine run first.
-
-    Args:
-        niceness: From 0 (normal priority) to 19 (lowest).
-    """
-    os.nice(niceness)
-    # Linux may schedule whole sessions (autogroups) first, and this process has its own.
-    with suppress(OSError):
-        _AUTOGROUP.write_text(str(niceness))
-    # If memory runs out, the kernel kills a job, which can be resumed, and not an inference worker.
+def _die_first() -> None:
+    """If memory runs out, the kernel kills a job, which can be resumed, and no inference worker."""
     with suppress(OSError):
         _OOM_SCORE.write_text(_MAX_OOM_SCORE)
 

@@ -109,6 +109,14 @@ def test_lines_of_clients_without_a_key_are_bounded(
     assert len(of_status(lines, 200)) == 20
 
 
+def test_lines_of_refusals_are_bounded(client: httpx.Client, fakes: FakeServices) -> None:
+    fakes.decoder.room = 0
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(600):
+            assert client.post("/v1/classify", content=gray_png()).status_code == 429
+    assert 190 <= len(of_status(lines, 429)) < 600
+
+
 def test_the_lines_that_were_left_out_are_counted() -> None:
     now = 0.0
     limit = LineLimit(lambda: now)
