@@ -1,6 +1,7 @@
 """A real SQLite file for every test, and a real PostgreSQL if it and its driver are installed."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,7 +77,10 @@ def files(tmp_path: Path) -> JobFiles:
 
 
 @pytest.fixture
-def jobs(engine: Engine, clock: Clock, files: JobFiles) -> Jobs:
+def jobs(engine: Engine, clock: Clock, files: JobFiles, monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    """Its ids grow: they decide the order of jobs that are created at one time of the clock."""
+    numbers = itertools.count()
+    monkeypatch.setattr("database.jobs.jobs.new_job_id", lambda: f"job_{next(numbers):024}")
     adopt(engine, files.root.parent)
     return Jobs(engine, clock, files)
 
