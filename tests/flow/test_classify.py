@@ -253,4 +253,4 @@ def test_a_request_id_is_in_the_response_and_the_log(
         lines = [json.loads(line) for line in running.log("api").splitlines() if line[:1] == "{"]
         return any(line.get("request_id") == "from-me-42" for line in lines)
 
-    running.wait_until(is_logged, 5)
+    running.wait_until(is_logged, 60)

@@ -105,7 +105,7 @@ def test_a_killed_worker_under_load_hangs_no_request(start: Start, cat: bytes) -
 def test_without_a_worker_requests_fail_at_once(start: Start, cat: bytes) -> None:
     running = start()
     running.kill("worker", signal.SIGTERM)
-    running.wait_until(lambda: classify(running.url, cat)[0] == 503, 10)
+    running.wait_until(lambda: classify(running.url, cat)[0] == 503, 60)
     status, seconds, headers = classify(running.url, cat)
     assert status == 503
     assert seconds < 20  # its deadline was 30
