@@ -105,6 +105,11 @@ def kill_children(job_id: str) -> int:
 def test_cancelled_job_keeps_its_latest_preview(client: httpx.Client, path: str) -> None:
     job_id = submit(client, path, iterations="1000")["id"]
     running = wait_for_steps(client, job_id, 6)
+    until = time.monotonic() + 120
+    while running["progress"]["eta_seconds"] is None:  # until the pace is known
+        assert time.monotonic() < until, running
+        time.sleep(0.1)
+        running = wait_for_steps(client, job_id, 6)
     assert running["progress"]["eta_seconds"] > 0
     row = running["metrics"][-1]
     names = {"score"} if path.endswith("dreams") else {"loss", "content", "style", "tv"}
