@@ -109,8 +109,8 @@ class EnvelopeCipher:
         """Encrypt with the first master key; decryption needs the same `purpose`.
 
         Raises:
-            NeedsOperator: There is no key, or its file is gone: after the next start, nobody could
-                decrypt it.
+            NeedsOperator: There is no key, or its file is gone, so that the content could not be
+                decrypted after the next start.
         """
         key = self._first_key()
         if self._file is not None and self._file.version is None:

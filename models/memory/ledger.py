@@ -95,7 +95,7 @@ def has_room(entry: Entry, others: Sequence[Entry], capacity: int) -> bool:
     """Whether a process that waits may have its memory now.
 
     It may pass another one that has waited for longer only if both fit beside all that have passed
-    that one. So nobody ever waits for a process that came later, however many come.
+    that one. So no process waits for one that came later, however many come.
 
     Large jobs get together at most what is not kept for small ones. One that would need more, but
     fits into all that there is, counts as that much, or as what it uses by then. So does one that

@@ -1,7 +1,8 @@
-"""Bounds how many log lines clients without a key can cause.
+"""Bounds how many log lines refused requests can cause.
 
-Everyone can make a service write a line: a key is not needed for 401 or 404. Without a bound, one
-address fills the disk, and what matters is lost among its lines.
+Everyone can make a service write a line: a key is not needed for 401 or 404, and thousands of
+requests a second are refused with 429. Without a bound, one address fills the disk, and what
+matters is lost among its lines.
 """
 
 import time
