@@ -8,6 +8,9 @@ time. Local variables never appear in a traceback: they may be a client's key or
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, Literal, TextIO
 
 import structlog
@@ -24,6 +27,16 @@ _CHATTY = (
     *("celery.redirected", "celery.worker.strategy", "celery.app.trace", "celery.worker.request"),
 )
 
+_FIELDS: ContextVar[Mapping[str, str]] = ContextVar("log_fields", default=MappingProxyType({}))
+
+
+def set_log_fields(fields: Mapping[str, str]) -> None:
+    """Add these to all lines of this task from now on, and of those that it starts.
+
+    For each request: `structlog.contextvars` goes through all variables of a task each time.
+    """
+    _FIELDS.set(fields)
+
 
 def configure_logs(level: LogLevel, form: LogFormat) -> None:
     """Send all logging of this process to stderr.
@@ -34,6 +47,7 @@ def configure_logs(level: LogLevel, form: LogFormat) -> None:
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        add_log_fields,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -79,6 +93,13 @@ class _Lines:
             self._handler.release()
 
     debug = info = warning = error = exception = critical = msg
+
+
+def add_log_fields(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """The processor that adds what `set_log_fields` was given, unless the line says otherwise."""
+    for name, value in _FIELDS.get().items():
+        event.setdefault(name, value)
+    return event
 
 
 def _renderers(form: LogFormat) -> list[Processor]:

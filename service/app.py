@@ -31,13 +31,14 @@ from service.http.body import disk_body_limits, max_request_bytes
 from service.inference import routes as inference
 from service.jobs import routes as jobs
 from service.metrics.middleware import KeepRoute, RequestMetrics
-from service.middleware.access_log import AccessLog
+from service.middleware.access_log import AccessLines, AccessLog
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.content_encoding import ContentEncoding
 from service.middleware.cookies import Cookies
 from service.middleware.cors import cors
 from service.middleware.forwarded import forwarded
+from service.middleware.full_queues import FullQueues
 from service.middleware.memory_limit import UploadBudget
 from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
@@ -65,6 +66,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
             app.state.services = services
             yield
 
+    lines = AccessLines()
     app = FastAPI(
         title="Opsin",
         version=RELEASE,
@@ -78,10 +80,11 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
         middleware=[
             Middleware(Cookies),
             *forwarded(settings),
+            Middleware(FullQueues, lines, max_request_bytes(settings)),
             Middleware(SecurityHeaders),
             Middleware(RequestId),
             Middleware(RequestMetrics),
-            Middleware(AccessLog),
+            Middleware(AccessLog, lines),
             *cors(settings),
             Middleware(Paths),
             Middleware(Authentication, settings.cors_origins),

@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from service.dependencies import services_of
 from service.http.deadlines import deadline_of
 
-# What `DeadlineDep`, `PrefersAsync` and `JobKeyHeader` read; without them each has its default.
-_SPECIAL = frozenset({b"x-timeout-ms", b"prefer", b"idempotency-key"})
+SPECIAL_HEADERS = frozenset({b"x-timeout-ms", b"prefer", b"idempotency-key"})
+"""What `DeadlineDep`, `PrefersAsync` and `JobKeyHeader` read; without them each has its default."""
 
 
 class FastRoute(APIRoute):
@@ -53,7 +53,7 @@ class FastRoute(APIRoute):
 
 def _read_query(request: Request, model: type[BaseModel]) -> BaseModel | None:
     """The query of an ordinary request; None if FastAPI has to read the request."""
-    if any(name in _SPECIAL for name, _ in request.scope["headers"]):
+    if any(name in SPECIAL_HEADERS for name, _ in request.scope["headers"]):
         return None
     pairs = request.query_params.multi_items()
     values = dict(pairs)

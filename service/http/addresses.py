@@ -2,10 +2,12 @@
 
 import ipaddress
 from collections.abc import Container, Sequence
+from functools import lru_cache
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 
+@lru_cache(4096)
 def network_of(host: str) -> str:
     """The address; for IPv6 the /64 network, which usually belongs to one customer.
 

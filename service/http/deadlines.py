@@ -15,6 +15,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request
 
 from contracts.errors import DeadlineExceeded, ValidationFailed
+from contracts.settings import Settings
 from service.dependencies import ServicesDep
 
 HEADER = "X-Timeout-Ms"
@@ -95,8 +96,16 @@ async def deadline_of(
     settings = services.settings
     if x_timeout_ms is not None and x_timeout_ms > settings.max_timeout_ms:
         raise ValidationFailed(f"{HEADER} may be at most {settings.max_timeout_ms}.")
-    milliseconds = x_timeout_ms or min(settings.default_timeout_ms, settings.max_timeout_ms)
-    return Deadline(request.state.arrived + milliseconds / 1000, milliseconds)
+    arrived: float = request.state.arrived
+    if x_timeout_ms is None:
+        return default_deadline(arrived, settings)
+    return Deadline(arrived + x_timeout_ms / 1000, x_timeout_ms)
+
+
+def default_deadline(arrived: float, settings: Settings) -> Deadline:
+    """The deadline of a request without the header that arrived then (`time.monotonic()`)."""
+    milliseconds = min(settings.default_timeout_ms, settings.max_timeout_ms)
+    return Deadline(arrived + milliseconds / 1000, milliseconds)
 
 
 DeadlineDep = Annotated[Deadline, Depends(deadline_of)]

@@ -49,6 +49,8 @@ _NOT_JSON = "Send JSON, and set Content-Type: application/json."
 # TensorFlow Serving's addresses.
 _SERVING_PATH = re.compile(r".*(?:/metadata|:[A-Za-z]+)")  # no name has a colon
 _SERVING_LABEL = re.compile(r"/v1/models/[^/]+/labels/[^/]+")
+# As `json.dumps`, which would make an encoder for each response.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _NO_ROUTE = "There is nothing at this path. /docs lists all operations."
 
 
@@ -61,8 +63,7 @@ class _LenientJSONResponse(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """UTF-8; a lone surrogate, which has no UTF-8, becomes a question mark."""
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        return text.encode(errors="replace")
+        return _encode(content).encode(errors="replace")
 
 
 def problem_response(
@@ -82,6 +83,13 @@ def problem_response(
     """
     all_headers = _retry_after(error) | dict(headers or {})
     return _response(connection, error.code, error.detail, errors=errors, headers=all_headers)
+
+
+def problem_message(error: OpsinError, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The headers and the body of `problem_response`, for requests that are not routed."""
+    body = _encode(_body(error.code, error.detail, request_id, None)).encode()
+    headers = {"Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), **_retry_after(error)}
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()], body
 
 
 def unsatisfiable_range_response(

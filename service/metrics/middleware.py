@@ -41,7 +41,7 @@ class RequestMetrics:
             await self.app(scope, receive, send)
             return
         metrics: Metrics = services.metrics
-        request = _Request(scope, metrics)
+        request = CountedRequest(scope["state"], metrics)
 
         async def count_then_send(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -78,17 +78,28 @@ class KeepRoute:
             state["routed"] = {"route": scope.get("route")}
 
 
-class _Request:
-    """One request until it is counted."""
+class CountedRequest:
+    """One request until it is counted.
 
-    def __init__(self, scope: Scope, metrics: Metrics) -> None:
-        self.record = scope["state"]["record"] = RequestRecord()
+    Args:
+        state: Of its scope. It has the time of arrival, and will have the route and, for an error,
+            the code.
+        metrics: Where it is counted.
+
+    Attributes:
+        record: Notes about it, also in its state.
+        status: Of its response.
+    """
+
+    def __init__(self, state: dict[str, Any], metrics: Metrics) -> None:
+        self.record = state["record"] = RequestRecord()
         self.status = CLIENT_CLOSED_REQUEST
-        self._state: dict[str, Any] = scope["state"]
+        self._state = state
         self._metrics = metrics
         self._counted = False
 
     def count(self) -> None:
+        """Count it, once."""
         if self._counted:
             return
         self._counted = True

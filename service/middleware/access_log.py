@@ -26,13 +26,42 @@ _REFUSED = 429
 _QUIET = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 
 
+class AccessLines:
+    """Writes the line of each request."""
+
+    def __init__(self) -> None:
+        self._log: Any = None
+        self._limit = LineLimit()
+
+    def write(self, scope: Scope, status: int | None, seconds: float) -> None:
+        """Write the line of a request that was answered after so long; None if it was not."""
+        is_limited = status == _REFUSED or "principal" not in scope.get("state", {})
+        if is_limited and not self._limit.allows(_network(scope)):
+            return
+        quiet = scope["path"] in _QUIET and status == 200
+        (self.log.debug if quiet else self.log.info)(
+            "request",
+            method=scope["method"],
+            path=shown_path(scope["path"]),
+            status=status or CLIENT_CLOSED_REQUEST,
+            duration_ms=round(seconds * 1000, 1),
+            **_served(scope),
+        )
+
+    @property
+    def log(self) -> Any:
+        """The logger, bound once at the first request, when logging is configured."""
+        if self._log is None:
+            self._log = structlog.get_logger("service.access").bind()
+        return self._log
+
+
 class AccessLog:
     """Logs method, path, status and duration; answers 500 if the application raised."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, lines: AccessLines) -> None:
         self.app = app
-        self._log: Any = None
-        self._lines = LineLimit()
+        self._lines = lines
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +77,6 @@ class AccessLog:
                 status = message["status"]
             await send(message)
 
-        log = self._logger()
         try:
             await self.app(scope, receive, record_status)
         except asyncio.CancelledError:
@@ -58,34 +86,13 @@ class AccessLog:
                 await problem_response(Request(scope), error)(scope, receive, record_status)
             raise
         except Exception:
-            log.exception("unexpected exception")
+            self._lines.log.exception("unexpected exception")
             if status is None:
                 detail = "An internal error occurred. Report it with this request's id."
                 response = problem_response(Request(scope), InternalError(detail))
                 await response(scope, receive, record_status)
         finally:
-            self._write(scope, status, time.monotonic() - started)
-
-    def _write(self, scope: Scope, status: int | None, seconds: float) -> None:
-        is_limited = status == _REFUSED or "principal" not in scope.get("state", {})
-        if is_limited and not self._lines.allows(_network(scope)):
-            return
-        log = self._logger()
-        quiet = scope["path"] in _QUIET and status == 200
-        (log.debug if quiet else log.info)(
-            "request",
-            method=scope["method"],
-            path=shown_path(scope["path"]),
-            status=status or CLIENT_CLOSED_REQUEST,
-            duration_ms=round(seconds * 1000, 1),
-            **_served(scope),
-        )
-
-    def _logger(self) -> Any:
-        """The logger, bound once at the first request, when logging is configured."""
-        if self._log is None:
-            self._log = structlog.get_logger("service.access").bind()
-        return self._log
+            self._lines.write(scope, status, time.monotonic() - started)
 
 
 def _served(scope: Scope) -> dict[str, str]:

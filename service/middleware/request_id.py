@@ -6,19 +6,20 @@ that of its span if the request is traced.
 """
 
 import time
+from collections.abc import Iterable
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from contracts.logs import set_log_fields
 from contracts.random_bytes import random_hex
 from contracts.tracing.origin import REQUEST_ID, Origin, TraceContext, set_origin
 from contracts.tracing.spans import is_tracing, within
 from service.middleware.request_span import begin_span, describe
 
 HEADER = "X-Request-Id"
-_ID = HEADER.lower().encode()
+ID = HEADER.lower().encode()
 _TRACE = b"traceparent"
-_NAMES = frozenset({_ID, _TRACE})
+_NAMES = frozenset({ID, _TRACE})
 
 
 class RequestId:
@@ -36,7 +37,7 @@ class RequestId:
             return
         # On the raw lower-case bytes, as this runs for every request.
         sent = [item for item in scope["headers"] if item[0] in _NAMES]
-        request_id = _id_of(sent) or random_hex(16)
+        request_id = id_of(sent) or random_hex(16)
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         state["arrived"] = time.monotonic()
@@ -44,7 +45,7 @@ class RequestId:
         part = begin_span(scope, sent_trace) if is_tracing() else None
         trace = _own_part(sent_trace) if part is None else part.context
         set_origin(Origin(request_id, trace))
-        added, context = [(_ID, request_id.encode())], {"request_id": request_id}
+        added, context = [(ID, request_id.encode())], {"request_id": request_id}
         if trace is not None:
             added.append((_TRACE, trace.header.encode()))
             context |= {"trace_id": trace.trace_id, "span_id": trace.span_id}
@@ -57,20 +58,20 @@ class RequestId:
                 message["headers"] = [*message.get("headers", ()), *added]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(**context):
-            if part is None:
+        set_log_fields(context)
+        if part is None:
+            await self.app(scope, receive, add_headers)
+            return
+        with within(part):
+            try:
                 await self.app(scope, receive, add_headers)
-                return
-            with within(part):
-                try:
-                    await self.app(scope, receive, add_headers)
-                finally:
-                    describe(part, scope, status)
+            finally:
+                describe(part, scope, status)
 
 
-def _id_of(sent: list[tuple[bytes, bytes]]) -> str | None:
+def id_of(sent: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The first id that the client has sent; None if it is not safe to echo."""
-    first = next((value.decode("latin-1") for name, value in sent if name == _ID), "")
+    first = next((value.decode("latin-1") for name, value in sent if name == ID), "")
     return first if REQUEST_ID.fullmatch(first) else None
 
 

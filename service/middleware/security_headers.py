@@ -14,7 +14,7 @@ _HEADERS = (
 # another. Responses that may be cached set the header themselves.
 _PRIVATE = (b"cache-control", b"no-store")
 _POLICY = b"content-security-policy"
-_API = (*_HEADERS, _PRIVATE, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
+API_HEADERS = (*_HEADERS, _PRIVATE, (_POLICY, b"default-src 'none'; frame-ancestors 'none'"))
 # Swagger UI uses inline styles and data: icons; its scripts are our own files.
 _DOCS = (
     *_HEADERS,
@@ -37,7 +37,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        defaults = _DOCS if scope["path"].startswith("/docs") else _API
+        defaults = _DOCS if scope["path"].startswith("/docs") else API_HEADERS
 
         async def add_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -93,6 +93,11 @@ from tests.service.face_replies import clip_reply, faces_reply
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
 NEVER = Retry(NoBackoff(), 0)
+_FOLDER = tempfile.TemporaryDirectory(prefix="opsin-test-")  # removed when the process ends
+
+
+def _new_folder() -> Path:
+    return Path(tempfile.mkdtemp(dir=_FOLDER.name))
 
 
 SERVED = ServedVersion(
@@ -305,6 +310,7 @@ class FakeWorkers:
             raise ModelNotFound(f"There is no model '{model}'. Known: squeezenet.")
         if version not in {None, "champion", "1"}:
             raise VersionNotFound(f"There is no version '{version}'. Known: 1, champion.")
+        current_record().chosen(operation, "squeezenet", 1)
         return SERVED, 1
 
     async def refresh(self) -> None:
@@ -541,13 +547,13 @@ class FakeServices:
     jobs: FakeJobs = field(default_factory=FakeJobs)
     decoder: FakeDecoder = field(default_factory=FakeDecoder)
     renderer: FakeDecoder = field(default_factory=FakeDecoder)
-    store: Store = field(default_factory=lambda: Store(Path(tempfile.mkdtemp(), "store")))
-    files: JobFiles = field(default_factory=lambda: JobFiles(Path(tempfile.mkdtemp(), "jobs")))
-    datasets: Datasets = field(default_factory=lambda: datasets_in(Path(tempfile.mkdtemp())))
-    faces: FaceServices = field(default_factory=lambda: face_services_in(Path(tempfile.mkdtemp())))
+    store: Store = field(default_factory=lambda: Store(_new_folder() / "store"))
+    files: JobFiles = field(default_factory=lambda: JobFiles(_new_folder() / "jobs"))
+    datasets: Datasets = field(default_factory=lambda: datasets_in(_new_folder()))
+    faces: FaceServices = field(default_factory=lambda: face_services_in(_new_folder()))
     explanations: ExplanationCache = field(default_factory=lambda: ExplanationCache(100_000))
     engine: Engine = field(
-        default_factory=lambda: open_engine(f"sqlite:///{tempfile.mkdtemp()}/keys.db")
+        default_factory=lambda: open_engine(f"sqlite:///{_new_folder()}/keys.db")
     )
     redis: Redis = field(default_factory=lambda: Redis(unix_socket_path="/nowhere", retry=NEVER))
     database: bool = True

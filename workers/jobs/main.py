@@ -29,6 +29,7 @@ from database.jobs.leases import Leases
 from workers.inference.heartbeat import HeartbeatPublisher
 from workers.inference.installation import InstallationCheck
 from workers.jobs.handlers import TABLE
+from workers.jobs.scratch import remove_left_folders
 from workers.jobs.slot import Slot, SlotContext
 from workers.jobs.worker_id import new_worker_id
 
@@ -64,6 +65,7 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     configure_logs(settings.log_level, settings.log_format)
     start_tracing(settings, "jobs")
+    remove_left_folders()
     engine = open_engine(settings.database)
     metrics = Metrics()
     metrics.before_reading(process_reader(metrics, settings.home))

@@ -9,10 +9,8 @@ the parent kills it: a job must never outlive its lease, its cancellation or its
 
 import os
 import select
-import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 from contracts.jobs import KEPT_KINDS
 from database.jobs.leases import Lease
 from models.processes import child_environment, module_command
+from workers.jobs.scratch import Scratch
 from workers.jobs.tracing import attempt_header
 
 _VMSTAT = Path("/proc/vmstat")
@@ -42,10 +41,9 @@ class WorkProcess:
         self, lease: Lease, kinds: str, threads: int, environment: Mapping[str, str]
     ) -> None:
         self._oom_kills_before = _oom_kills()
-        # It ends without the cleaning-up of libraries: TensorFlow leaves files in each process.
-        self._scratch = tempfile.mkdtemp(prefix="opsin-job-")
+        self._scratch = Scratch()
         changes = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(threads))
-        changes["TMPDIR"] = self._scratch
+        changes["TMPDIR"] = str(self._scratch.path)
         options = ["--worker", lease.worker_id, "--attempt", str(lease.attempt), "--kinds", kinds]
         if trace := attempt_header():
             options += ["--trace", trace]
@@ -64,10 +62,10 @@ class WorkProcess:
                 stdin=subprocess.PIPE if keeps else subprocess.DEVNULL,
                 env=child_environment(changes, base=environment),
                 start_new_session=True,
-                pass_fds=() if answers is None else (answers,),
+                pass_fds=[fd for fd in (self._scratch.lock, answers) if fd is not None],
             )
         except BaseException:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch.remove()
             raise
         finally:
             if answers is not None:
@@ -129,7 +127,7 @@ class WorkProcess:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
     def ran_out_of_memory(self) -> bool:
         """Whether the system has killed it because memory ran out (known only on Linux)."""

@@ -7,6 +7,7 @@ import pytest
 import structlog
 from structlog.typing import EventDict
 
+from contracts.logs import add_log_fields
 from contracts.settings import Settings
 from service.connections.line_limit import LineLimit
 from tests.service.parts import FakeServices, gray_png
@@ -30,9 +31,7 @@ def of_status(lines: list[EventDict], status: int) -> list[EventDict]:
 
 
 def test_each_request_is_logged(client: httpx.Client) -> None:
-    with structlog.testing.capture_logs(
-        processors=[structlog.contextvars.merge_contextvars]
-    ) as lines:
+    with structlog.testing.capture_logs(processors=[add_log_fields]) as lines:
         client.get("/v1/jobs/none?cursor=secret", headers={"X-Request-Id": "r1"})
         line = logged(lines)
     assert (line["method"], line["path"], line["status"]) == ("GET", "/v1/jobs/none", 404)

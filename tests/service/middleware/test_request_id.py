@@ -2,6 +2,7 @@ import httpx
 import pytest
 import structlog
 
+from contracts.logs import add_log_fields
 from tests.service.middleware.test_access_log import logged
 
 
@@ -54,9 +55,7 @@ def test_what_is_no_trace_is_ignored(steady: httpx.Client, sent: str) -> None:
 
 
 def test_log_lines_name_the_trace(client: httpx.Client) -> None:
-    with structlog.testing.capture_logs(
-        processors=[structlog.contextvars.merge_contextvars]
-    ) as lines:
+    with structlog.testing.capture_logs(processors=[add_log_fields]) as lines:
         answer = client.get(
             "/v1/jobs/none", headers={"traceparent": f"00-{TRACE}-00f067aa0ba902b7-01"}
         )
