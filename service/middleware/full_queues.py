@@ -105,7 +105,7 @@ class FullQueues:
     ) -> None:
         request_id = id_of(scope["headers"]) or random_hex(16)
         set_log_fields({"request_id": request_id})
-        state, queue = scope["state"], known.queue
+        state, queue = scope.setdefault("state", {}), known.queue
         state |= {
             "request_id": request_id,
             "arrived": arrived,
