@@ -12,12 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts.public_paths import is_prefix
 
 MIB = 1024 * 1024
+# Not the others: an empty key, for example, would open the service to everyone.
+_EMPTY_IS_UNSET = frozenset(
+    {"home", "host", "weights_dir", "redis_url", "database_url", "faces_keys", "otlp_endpoint"}
+    | {"trace_ratio"}
+)
 # Any scheme that pages can have. A wildcard is a whole label, or the port.
 _ORIGIN = re.compile(
     r"(?!(?:ftp|file|data|blob|javascript|wss?):)[a-z][a-z0-9+.-]*://"
@@ -519,15 +524,15 @@ class Settings(BaseSettings):
             ipaddress.ip_network(network)  # raises a ValueError that names the problem
         return value
 
-    @field_validator(
-        *("home", "weights_dir", "redis_url", "database_url", "faces_keys"),
-        *("otlp_endpoint", "trace_ratio"),
-        mode="before",
-    )
+    @model_validator(mode="before")
     @classmethod
-    def _empty_is_default(cls, value: object, info: ValidationInfo) -> object:
+    def _without_empty(cls, values: dict[str, object]) -> dict[str, object]:
         """An empty line of `.env`, or a variable that is not set where compose passes it on."""
-        return cls.model_fields[info.field_name or ""].default if value == "" else value
+        return {
+            name: value
+            for name, value in values.items()
+            if value != "" or name not in _EMPTY_IS_UNSET
+        }
 
     @field_validator("otlp_endpoint")
     @classmethod

@@ -1,5 +1,6 @@
 """`/v1/classify` and `/v1/embed`."""
 
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -18,7 +19,7 @@ from service.http.uploads import IMAGES_BODY
 from service.inference.handler import InferenceHandler, InferenceParams
 from service.inference.several import MAX_MODELS, SeveralModels, asked_models
 from service.openapi import examples
-from service.threads import run_by_size
+from service.threads import are_many, run_by_size
 
 router = APIRouter(tags=["Inference"], route_class=FastRoute)
 
@@ -198,18 +199,21 @@ async def _answer(
                 "A job has one model. Send a request for each, or leave out 'Prefer'."
             )
         several = SeveralModels(services, request, models, params, deadline)
-        return await _json_response(await several.answer(), params)
+        return await _json_response(await several.answer(), params, deadline)
     handler = InferenceHandler(services, request, params, deadline)
     if deferred:
         return job_accepted(await handler.submit_job(key))
-    return await _json_response(await handler.answer(), params)
+    return await _json_response(await handler.answer(), params, deadline)
 
 
-async def _json_response(result: InferenceResponse, params: InferenceParams) -> Response:
+async def _json_response(
+    result: InferenceResponse, params: InferenceParams, deadline: Deadline
+) -> Response:
     """The response as JSON, without validating it a second time."""
     images = len(result.results) * max(1, len(result.models or ()))
     values = params.values_of(images)
-    content = await run_by_size(values, result.model_dump_json, exclude_none=True)
+    async with deadline.enforced() if are_many(values) else nullcontext():
+        content = await run_by_size(values, result.model_dump_json, exclude_none=True)
     return Response(content, media_type="application/json")
 
 

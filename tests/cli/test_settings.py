@@ -8,11 +8,14 @@ from contracts.settings import Settings
 
 def test_an_empty_setting_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("home", "weights_dir", "redis_url", "database_url", "faces_keys", "otlp_endpoint")
-    for name in names:
+    for name in (*names, "host"):
         monkeypatch.setenv(f"OPSIN_{name.upper()}", "")
     settings = Settings(_env_file=None)
     assert settings.home.absolute() == Path("var").absolute()
     assert [getattr(settings, name) for name in names[1:]] == [None] * 5
+    assert settings.is_loopback
+    # Commands then use the service that runs on this machine.
+    assert not settings.model_fields_set & set(names)
 
 
 def test_a_misspelt_setting_is_warned_of(

@@ -4,7 +4,7 @@ import asyncio
 import threading
 
 from service.shared_check import SharedCheck
-from service.threads import CHANGES, run_in_threadpool
+from service.threads import CHANGES, run_by_size, run_in_threadpool
 
 
 def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
@@ -44,6 +44,29 @@ def test_a_check_for_changes_is_a_read_whoever_asks_for_it() -> None:
         try:
             await asyncio.wait_for(asyncio.create_task(announce(check)), 20)
             await asyncio.wait_for(check.refresh(), 20)
+        finally:
+            ready.set()
+            await asyncio.gather(*changes)
+
+    asyncio.run(use())
+
+
+def test_what_is_computed_waits_for_no_change() -> None:
+    ready = threading.Event()
+
+    async def change() -> None:
+        CHANGES.set(True)
+        await run_in_threadpool(ready.wait, 30)
+
+    async def assemble() -> int:
+        CHANGES.set(True)  # as every POST does
+        return await run_by_size(1_000_000, int, "7")
+
+    async def use() -> None:
+        changes = [asyncio.create_task(change()) for _ in range(200)]
+        await asyncio.sleep(0.1)
+        try:
+            assert await asyncio.wait_for(asyncio.create_task(assemble()), 20) == 7
         finally:
             ready.set()
             await asyncio.gather(*changes)

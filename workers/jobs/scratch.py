@@ -27,10 +27,12 @@ class Scratch:
     def __init__(self) -> None:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-            if try_lock(self.lock) and self.path.is_dir():
-                return
-            os.close(self.lock)  # a worker that has just started took it for a left one
+            with suppress(FileNotFoundError):
+                self.lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+                if try_lock(self.lock) and self.path.is_dir():
+                    return
+                os.close(self.lock)
+            # A worker that has just started took it for a left one.
 
     def remove(self) -> None:
         """Remove the folder with all files in it; may be repeated."""

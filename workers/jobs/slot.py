@@ -118,7 +118,13 @@ class Slot:
     def _attempt(self, lease: Lease) -> None:
         context = self._context
         started = time.monotonic()
-        child = self._child_for(lease)
+        try:
+            child = self._child_for(lease)
+        except OSError:
+            # Such as a full disk of temporary files, which is not the job's fault.
+            context.leases.release(lease, stopped=True)
+            context.stopping.wait(_BACKOFF_SECONDS)
+            raise
         try:
             status = self._supervise(lease, child)
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import psutil
@@ -45,7 +46,8 @@ class Installation:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def worker(self, **settings: object) -> subprocess.Popen[bytes]:
+    def worker(self, temporary: str = gettempdir(), **settings: object) -> subprocess.Popen[bytes]:
+        """Start a job worker with that folder for temporary files."""
         variables = {f"OPSIN_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {
             "PATH": os.environ["PATH"],
@@ -54,6 +56,7 @@ class Installation:
             "OPSIN_REDIS_URL": self.valkey.url,
             "OPSIN_SHUTDOWN_SECONDS": "2",
             "OPSIN_JOB_NICENESS": "0",
+            "TMPDIR": temporary,
         }
         with (self.home / "worker.log").open("ab") as log:
             process = subprocess.Popen(

@@ -416,6 +416,24 @@ def test_a_slot_survives_a_disk_that_fails_for_a_moment(installation: Installati
     assert installation.finish(waiting).state == "succeeded"
 
 
+def test_a_job_waits_while_there_is_no_room_for_temporary_files(
+    installation: Installation, tmp_path: Path
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    installation.worker(str(folder))
+    installation.finish(installation.submit("training", steps=1, pause=0))
+    folder.rename(aside := tmp_path / "aside")
+    waiting = installation.submit("training", steps=1, pause=0)
+    log = installation.home / "worker.log"
+    installation.wait(lambda: "slot_interrupted" in log.read_text())
+    assert installation.jobs.get(waiting).finished_at is None
+    aside.rename(folder)
+    began = time.monotonic()
+    assert installation.finish(waiting).state == "succeeded"
+    assert time.monotonic() < began + LEASE_SECONDS / 2  # it held none
+
+
 def test_no_job_ends_while_the_home_is_missing(installation: Installation) -> None:
     """One that runs while its disk is unmounted, and one that is not begun meanwhile."""
     marker = installation.home / FILE
