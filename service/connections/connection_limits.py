@@ -11,9 +11,8 @@ forever. Here each phase has a bound:
     responses not read, together   `max_unread` bytes; then the connection with most is closed
     idle                           uvicorn's keep-alive
     requests in one piece          few are parsed and wait, see `pipelining`; the rest is not read
-    all connections in use         some of the address that has most are closed for the next: those
-                                   whose last answer is not read, then those that wait for a head,
-                                   then idle ones, then unfinished bodies and unread answers
+    all connections in use         some of the address that has most are closed for the next, see
+                                   `eviction`
 
 Timers are set only for what does not arrive in one piece, so ordinary requests pay nothing.
 
@@ -28,7 +27,7 @@ import json
 import logging
 import secrets
 import sys
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container
 from http import HTTPStatus
 from typing import Any
 
@@ -39,7 +38,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from contracts.errors import CODES
 from contracts.settings import Settings
-from service.connections.descriptors import LEAVING_SHARE
+from service.connections.eviction import to_evict
 from service.connections.half_closed import has_peer_gone
 from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
@@ -52,8 +51,6 @@ MAX_UNREAD_BYTES = 512 * 1024 * 1024
 GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
 UNPROBED_SECONDS = 1.0  # that such a client is given if it cannot be asked
 _LEAVING_SECONDS = 1.0  # that a closed connection is given to deliver the rest, if all are in use
-_GREEDY_SHARE = 4  # one in so many connections may have slow bodies, whoever else comes
-_EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
 _TRANSFER = b"transfer-encoding"
 _LENGTH = b"content-length"
 _CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
@@ -131,7 +128,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         that still reads has to accept (RFC 9110, 15.2) and one that has gone answers with a reset.
         What is not yet parsed comes before this: nothing is read meanwhile, so no end is either.
         """
-        cycle, is_waiting = self.cycle, not self._is_idle
+        cycle, is_waiting = self.cycle, not self.is_idle
         if self._has_ended:
             return True
         if not is_waiting or self._in_body or self._in_head or self.client is None:
@@ -198,7 +195,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._parse(data)
         # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
         # After a body, this was the rest of a refused one.
-        if not (was_in_body or self._in_body) and (self._in_head or self._is_idle):
+        if not (was_in_body or self._in_body) and (self._in_head or self.is_idle):
             # Of a slice that ends other requests too, what belongs to this head is not known.
             self._head_bytes += 1 if self._has_completed else len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -216,7 +213,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self._in_body:
             if self._body_timer is None and self.min_rate:
                 self._start_body_timer()
-        elif (self._in_head or self._is_idle) and self._head_timer is None:
+        elif (self._in_head or self.is_idle) and self._head_timer is None:
             self._start_head_timer()
 
     def _await_turn(self) -> None:
@@ -345,7 +342,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     @property
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether no request is in progress."""
         cycle: Any = self.cycle  # uvicorn's annotation omits the None it starts with
         return cycle is None or bool(cycle.response_complete)
@@ -411,55 +408,33 @@ class TimeoutProtocol(HttpToolsProtocol):
         self.transport.abort()
 
     def _make_room(self) -> bool:
-        """Close connections of the address that has most of the least important ones, if any."""
+        """Close other connections for this one; False if none may be closed."""
         known = [c for c in self.connections if isinstance(c, TimeoutProtocol) and c is not self]
-        others = [c for c in known if not c.transport.is_closing()]
-        leaving = [c for c in known if c._is_leaving]
-        excess = max(0, len(leaving) - self.max_connections // LEAVING_SHARE)
-        stuck = [c for c in known if c._is_stuck]
-        if len(others) + len(stuck) + excess < self.max_connections:
-            return True
-        waiting = [c for c in others if c._is_idle]
-        heads = _crowd(c for c in waiting if c._in_head)
-        crowds = (
-            _crowd(stuck),
-            _crowd(leaving) if excess else [],
-            heads if len(heads) > 1 else [],  # a single one may be an ordinary request on its way
-            _crowd(c for c in waiting if not c._in_head),
-            heads,
-            self._slow_ones_of_the_greedy(others),
-        )
-        crowd = next((crowd for crowd in crowds if crowd), [])
-        crowd.sort(key=lambda c: c._waits_since)
-        for connection in crowd[: max(1, min(len(crowd) // 2, len(others) // _EVICTED_SHARE))]:
+        evicted = to_evict(self, known, self.max_connections)
+        for connection in evicted or ():
             connection._evict()
-        return bool(crowd)
-
-    def _slow_ones_of_the_greedy(
-        self, others: "Sequence[TimeoutProtocol]"
-    ) -> "list[TimeoutProtocol]":
-        """Of an address that holds more than a quarter, what takes long through its own doing.
-
-        These are unfinished bodies, unread answers, and more requests than are parsed at a time.
-        Never for itself.
-        """
-        crowd = _crowd(others)
-        network = crowd[0].network if crowd else ""
-        is_own = network == self.network or (crowd and crowd[0].is_proxied)
-        if is_own or len(crowd) * _GREEDY_SHARE <= self.max_connections:
-            return []
-        return [one for one in crowd if one._in_body or one.flow.write_paused or one._unparsed]
+        return evicted is None or bool(evicted)
 
     @property
-    def _is_leaving(self) -> bool:
-        """Whether it is closed, and has had little time to deliver the rest."""
-        return self.transport.is_closing() and not self._is_stuck
+    def is_closing(self) -> bool:
+        """Whether it is closed, though the client may have yet to read the rest."""
+        return self.transport.is_closing()
 
     @property
-    def _is_stuck(self) -> bool:
+    def is_stuck(self) -> bool:
         """Whether it is closed, and the client does not read the rest."""
         closed_at = self._closed_at
         return closed_at is not None and self.loop.time() > closed_at + _LEAVING_SECONDS
+
+    @property
+    def is_in_head(self) -> bool:
+        """Whether the head of a request is incomplete or awaited."""
+        return self._in_head
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it has an unfinished body, an unread answer or more than is parsed at a time."""
+        return self._in_body or self.flow.write_paused or bool(self._unparsed)
 
     @property
     def is_proxied(self) -> bool:
@@ -467,7 +442,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         return self.client is not None and self.client[0] in self.proxies
 
     @property
-    def _waits_since(self) -> float:
+    def waits_since(self) -> float:
         """Comparable among connections that wait for the same."""
         keep_alive = self.timeout_keep_alive_task
         return self._opened if keep_alive is None else keep_alive.when()
@@ -475,9 +450,9 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _evict(self) -> None:
         if self.unread:
             self._abort("keeps the rest of its answer unread")
-        elif self._in_head and self._head_bytes and self._is_idle:
+        elif self._in_head and self._head_bytes and self.is_idle:
             self._refuse(503, "All connections are in use. Retry soon.")
-        elif self._is_idle:
+        elif self.is_idle:
             self.transport.close()
         else:
             self._abort("holds one of too many connections of its address")
@@ -493,7 +468,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _refuse(self, status: int, detail: str, request_id: str | None = None) -> None:
         """Respond before there is a request that the application could respond to."""
         is_of_this_request = self._in_body and not (self.pipeline or self.cycle.response_started)
-        if not (self._is_idle or is_of_this_request):
+        if not (self.is_idle or is_of_this_request):
             # It would be taken for the response to the previous request.
             self._abort("sends its next request")
             return
@@ -520,14 +495,6 @@ class TimeoutProtocol(HttpToolsProtocol):
         for timer in timers:
             if timer is not None:
                 timer.cancel()
-
-
-def _crowd(connections: "Iterable[TimeoutProtocol]") -> list[TimeoutProtocol]:
-    """The connections of the address that has most of them."""
-    by_network: dict[str, list[TimeoutProtocol]] = {}
-    for connection in connections:
-        by_network.setdefault(connection.network, []).append(connection)
-    return max(by_network.values(), key=len, default=[])
 
 
 def protocol_class(settings: Settings) -> type[TimeoutProtocol]:

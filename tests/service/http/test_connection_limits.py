@@ -289,7 +289,7 @@ def test_connections_with_an_unread_rest_count_and_make_room(fakes: FakeServices
             stack.enter_context(unread_tail(port, "127.0.0.2"))
         connections: Any = server.server_state.connections
         # Until the server has answered, and waited a second for the client to read.
-        until(lambda: sum(one._is_stuck for one in list(connections)) == 10)
+        until(lambda: sum(one.is_stuck for one in list(connections)) == 10)
         assert held(port) == 10
         assert [is_served(port, "127.0.0.3") for _ in range(12)] == [True] * 12
         until(lambda: held(port) == 9)
