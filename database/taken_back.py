@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
@@ -27,6 +27,7 @@ from database.tables import FaceDeviceRecord, SubjectRecord
 
 FILE = "taken-back.json"
 _DIGEST_CHARACTERS = 32
+_MAX_THRESHOLDS = 16
 
 
 class Person(BaseModel):
@@ -57,7 +58,7 @@ class TakenBack(BaseModel):
     Attributes:
         keys: When they end; None for those that were revoked.
         policy: The last policy of faces that was read.
-        threshold: The last threshold.
+        thresholds: The last threshold of each embedder, the newest last.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -65,7 +66,15 @@ class TakenBack(BaseModel):
     keys: dict[str, AwareDatetime | None] = {}
     people: dict[str, Person] = {}
     policy: Policy | None = None
-    threshold: Threshold | None = None
+    thresholds: tuple[Threshold, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_releases(cls, content: Any) -> Any:
+        """They kept only the last threshold."""
+        if isinstance(content, dict) and content.get("threshold") is not None:
+            return {"thresholds": [content["threshold"]]} | content
+        return content
 
     def merged(self, found: Restrictions, now: datetime, erased: Collection[str]) -> "TakenBack":
         """This and what a database knows, without erased people."""
@@ -96,7 +105,7 @@ class TakenBack(BaseModel):
             keys=keys,
             people=people,
             policy=found.policy or self.policy,
-            threshold=found.threshold or self.threshold,
+            thresholds=_with(self.thresholds, found.threshold),
         )
 
     def applying_to(self, engine: Engine, token_keys: list[str]) -> Restrictions:
@@ -114,7 +123,9 @@ class TakenBack(BaseModel):
                 keys=self.keys,
                 token_keys=token_keys,
                 policy=_unless_older(self.policy, restored["policy"]),
-                threshold=_unless_older(self.threshold, restored["threshold"]),
+                threshold=_unless_older(
+                    _comparable(self.thresholds, restored["threshold"]), restored["threshold"]
+                ),
             )
             for batch in batches(sorted(self.people)):
                 self._add(session, batch, found)
@@ -196,6 +207,23 @@ def _add_refusals(person: Person, subject_id: str, found: Restrictions) -> None:
         found.consent_ends[subject_id] = person.consent_end
     if not person.frames:
         found.frameless.append(subject_id)
+
+
+def _with(noted: tuple[Threshold, ...], found: Threshold | None) -> tuple[Threshold, ...]:
+    """With the one found, which replaces that of its embedder and that of an unknown one."""
+    if found is None:
+        return noted
+    others = (one for one in noted if one.embedder not in {found.embedder, None})
+    return (*others, found)[-_MAX_THRESHOLDS:]
+
+
+def _comparable(noted: tuple[Threshold, ...], restored: Threshold | None) -> Threshold | None:
+    """The newest that can be compared with the restored one, or else the newest."""
+    embedder = restored.embedder if restored is not None else None
+    for one in reversed(noted):
+        if embedder is None or one.embedder in {embedder, None}:
+            return one
+    return noted[-1] if noted else None
 
 
 def _unless_older(noted: Setting | None, restored: Setting | None) -> Setting | None:

@@ -154,8 +154,8 @@ def _tighten(settings: Settings, engine: Engine, noted: Restrictions, console: C
         warn(
             errors(),
             f"The threshold that was set since, {threshold.similarity:g}, is of another embedder "
-            f"({threshold.embedder}) than the backup's, so that they cannot be compared. The "
-            "backup's is in force: see `GET /v1/faces/threshold`, and set it again.",
+            f"({threshold.embedder}) than the backup's, so that they cannot be compared. It is not "
+            "in force: see `GET /v1/faces/threshold`, and set it again.",
         )
 
 

@@ -25,6 +25,8 @@ from contracts.settings import Settings
 from database.audit import Audit
 from database.engine import open_engine
 from database.faces.face_files import FaceFiles
+from database.restrictions import Restrictions
+from database.taken_back import TakenBack
 from tests.cli.backup.furnished import now
 from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
     execute,
@@ -268,3 +270,40 @@ def test_what_was_loosened_after_the_wrong_restore_is_not_tightened_by_the_file(
         (settings.home / "opsin.db").unlink()
     restore_backup(settings, later, force=True)
     assert policy_of(settings) == LAX
+
+
+def test_a_wrong_backup_of_another_embedder_does_not_loosen_the_threshold(
+    settings: Settings,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
+    migrate(settings)
+    set_threshold(settings, 0.9, NET)
+    write_backup(settings, wrong, secrets=True)
+    set_threshold(settings, 0.93, OTHER)
+    write_backup(settings, right, secrets=True)
+    set_threshold(settings, 0.97, OTHER)
+    restore_backup(settings, wrong, force=True)
+    for _ in range(2):
+        restore_backup(settings, right, force=True)
+        with opened(settings) as faces:
+            found = faces.threshold.get()
+        assert (found.similarity, found.embedder) == (0.97, OTHER)
+
+
+def set_threshold(settings: Settings, similarity: float, embedder: str) -> None:  # noqa: F811
+    with opened(settings) as faces:
+        faces.threshold.set(Threshold(similarity=similarity, embedder=embedder))
+
+
+def test_the_last_threshold_of_each_of_the_newest_embedders_is_kept() -> None:
+    """Also that of a file of an earlier release, which has one."""
+    kept = TakenBack.model_validate_json('{"threshold": {"similarity": 0.5}}')
+    assert kept.thresholds == (Threshold(similarity=0.5),)
+    for similarity in (0.6, 0.7):
+        for number in range(20):
+            one = Threshold(similarity=similarity, embedder=f"facenet@{number}")
+            kept = kept.merged(Restrictions(threshold=one), now(), ())
+    assert [one.embedder for one in kept.thresholds] == [f"facenet@{n}" for n in range(4, 20)]
+    assert {one.similarity for one in kept.thresholds} == {0.7}
+    assert TakenBack.model_validate_json(kept.model_dump_json(exclude_defaults=True)) == kept
