@@ -3,7 +3,8 @@
 Everything is unpacked, compared and flushed in `$OPSIN_HOME/.restore/new` before anything moves.
 Then the steps are written to a file, and from that moment the restore counts; each step is one or
 two renames. If the process is killed in between, the file stays, and `finish` takes the remaining
-steps. The previous content is moved aside, never removed.
+steps. The previous content is moved aside, never removed. After the last step the folder is renamed
+to `done`: while there is a `new` without that file, nothing has moved.
 """
 
 import json
@@ -24,9 +25,9 @@ from database.migrations import current
 from models.store.manifest import write_atomically
 from models.store.staging import flush_entries
 
-_FOLDER, _STEPS = ".restore", "steps.json"
+_FOLDER, _STEPS, _NEW, _DONE = ".restore", "steps.json", "new", "done"
 NOTED = "restrictions.json"
-"""What the database no longer allows; in the home until a restore is complete."""
+"""What the database no longer allows; in the home until a restore is complete or discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,25 @@ class Placed:
 
 def unpack_folder(home: Path) -> Path:
     """An empty folder to unpack into, on the file system of the home."""
-    folder = home / _FOLDER
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "new").mkdir(mode=0o700, parents=True)
-    return folder / "new"
+    discard(home)
+    new = home / _FOLDER / _NEW
+    new.mkdir(mode=0o700, parents=True)
+    return new
 
 
 def discard(home: Path) -> bool:
-    """Remove unpacked files that will not be placed; returns whether there were any.
+    """Remove unpacked files that will not be placed, and their note; returns if there were any.
 
     The caller must hold the home exclusively: another restore may be unpacking.
+
+    Raises:
+        OSError: The note cannot be removed; nothing else was.
     """
-    if is_interrupted(home) or not is_left_over(home):
+    if not is_left_over(home):
         return False
+    if _is_unplaced(home):
+        (home / NOTED).unlink(missing_ok=True)
+        flush_entries(home)
     shutil.rmtree(home / _FOLDER, ignore_errors=True)
     return True
 
@@ -68,12 +75,17 @@ def is_interrupted(home: Path) -> bool:
 
 def is_incomplete(home: Path) -> bool:
     """Whether a restore was killed before it repeated what its database does not know."""
-    return (home / NOTED).exists()
+    return (home / NOTED).exists() and not _is_unplaced(home)
 
 
 def is_left_over(home: Path) -> bool:
     """Whether a restore is unpacking, or was killed while it did."""
     return (home / _FOLDER).is_dir() and not is_interrupted(home)
+
+
+def _is_unplaced(home: Path) -> bool:
+    """Whether a backup is unpacked of which nothing was moved."""
+    return (home / _FOLDER / _NEW).is_dir() and not is_interrupted(home)
 
 
 def place(
@@ -99,7 +111,7 @@ def place(
         CommandError: An area cannot be renamed or the tables not replaced, and nothing has changed.
             Or as `finish`.
     """
-    new, old = home / _FOLDER / "new", home / _FOLDER / "old"
+    new, old = home / _FOLDER / _NEW, home / _FOLDER / "old"
     old.mkdir(mode=0o700)
     areas = (*AREAS, "valkey", *((SECRETS,) if (new / SECRETS).exists() else ()))
     steps = [area_step(new / area, home / area, old / area) for area in areas]
@@ -165,6 +177,9 @@ def finish(
         for step in steps:
             step.flush()
         kept = _kept(home, steps)
+        if (folder / _NEW).exists():
+            (folder / _NEW).rename(folder / _DONE)
+            flush_entries(folder)
         (folder / _STEPS).unlink()
         flush_entries(folder)
     except OSError as error:

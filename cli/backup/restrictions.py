@@ -1,8 +1,9 @@
 """Takes back again, after a restore, what was taken back since the backup.
 
 Noted in a file of the home before anything is replaced, and removed when everything is repeated: if
-the process is killed in between, the file says that this is still to be done. What earlier restores
-noted is in `database.taken_back`.
+the process is killed in between, the file says that this is still to be done. If nothing was
+replaced, `cli.backup.placing` ignores and removes it. What earlier restores noted is in
+`database.taken_back`.
 """
 
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from sqlalchemy import Engine
 
 from cli.backup.contents import Header
 from cli.backup.deletions import drop_deleted_datasets, repeat_erasures
-from cli.backup.placing import NOTED
+from cli.backup.placing import NOTED, is_incomplete
 from cli.output import CommandError, errors, warn
 from cli.startup import migrate
 from contracts.settings import Settings
@@ -75,11 +76,6 @@ def _found(settings: Settings) -> Restrictions:
         engine.dispose()
 
 
-def forget_restrictions(settings: Settings) -> None:
-    """Remove the note: nothing was replaced, or all of it is repeated."""
-    (settings.home / NOTED).unlink(missing_ok=True)
-
-
 def complete_restore(settings: Settings, console: Console) -> None:
     """Migrate the restored database, and repeat erasures and restrictions that it does not know.
 
@@ -95,15 +91,14 @@ def complete_restore(settings: Settings, console: Console) -> None:
         if noted is not None:
             drop_deleted_datasets(settings, noted.lost_datasets)
             _repeat(settings, noted, console)
-    forget_restrictions(settings)
+    (settings.home / NOTED).unlink(missing_ok=True)
 
 
 def _noted(settings: Settings) -> Restrictions | None:
-    path = settings.home / NOTED
-    if not path.exists():
+    if not is_incomplete(settings.home):
         return None
     try:
-        return Restrictions.model_validate_json(path.read_bytes())
+        return Restrictions.model_validate_json((settings.home / NOTED).read_bytes())
     except ValidationError:
         return NOTHING_KNOWN  # no command revokes a key until the restore is complete
 

@@ -19,11 +19,7 @@ from cli.backup.contents import AREAS, DATABASE, SECRETS, Header
 from cli.backup.databases import kind_of, require_unused, sqlite_path, staged
 from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
-from cli.backup.restrictions import (
-    complete_restore,
-    forget_restrictions,
-    note_restrictions,
-)
+from cli.backup.restrictions import complete_restore, note_restrictions
 from cli.backup.snapshot import snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
@@ -134,10 +130,6 @@ def restore_backup(settings: Settings, archive: Path, *, force: bool) -> None:
             if is_new:
                 note_restrictions(settings, header)
                 report_kept(_place(settings, header, sha256, new), console)
-        except BaseException:
-            if not placing.is_interrupted(settings.home):
-                forget_restrictions(settings)
-            raise
         finally:
             placing.discard(settings.home)
         complete_restore(settings, console)

@@ -1,19 +1,25 @@
 """What is deleted while a backup is taken is not there after its restore."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cli.backup import placing
 from cli.backup.contents import DatabaseKind, Header
 from cli.backup.databases import dump
 from cli.backup.packing import header_of
+from cli.backup.restrictions import complete_restore
 from cli.backup.snapshot import Snapshot
 from cli.commands import backup as commands
 from cli.commands.backup import restore_backup, write_backup
-from cli.output import CommandError
+from cli.output import CommandError, notes
 from cli.startup import migrate
 from contracts.settings import Settings
 from database.datasets import DatasetRows
@@ -21,7 +27,7 @@ from database.engine import open_engine
 from database.faces.privacy.erasures import Erasures
 from models.datasets.store import DatasetStore
 from tests.cli.backup.furnished import now
-from tests.cli.backup.test_backup import people
+from tests.cli.backup.test_backup import Killed, people
 from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
     BACK,
     enroll,
@@ -30,8 +36,19 @@ from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
     out,
     settings,
 )
+from tests.cli.running import ROOT
 from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import photo, written
+
+KILLED_BEFORE_ANYTHING_MOVES = """
+import os, sys
+from pathlib import Path
+from cli.backup import placing
+from cli.commands.backup import restore_backup
+from contracts.settings import Settings
+placing.place = lambda *_, **__: os._exit(9)
+restore_backup(Settings(_env_file=None), Path(sys.argv[1]), force=True)
+"""
 
 
 def add_dataset(settings: Settings) -> str:  # noqa: F811
@@ -174,3 +191,67 @@ def test_who_was_erased_meanwhile_is_no_list_of_all_that_were_erased(
     restore_backup(elsewhere(settings), out, force=True)
     said = " ".join(capfd.readouterr().err.split())
     assert "erased people" in said.partition(BACK)[2]
+
+
+def test_a_restore_that_was_killed_before_anything_moved_changes_nothing(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+) -> None:
+    """What the backup says of its own database is not applied to the one in the home."""
+    migrate(settings)
+    write_backup(settings, out, secrets=True)
+    unmounted = add_dataset(settings)
+    (settings.datasets_home / unmounted).rename(out.with_name("aside"))
+    environment = os.environ | {
+        "OPSIN_HOME": str(settings.home),
+        "OPSIN_DATABASE_URL": settings.database,
+        "OPSIN_PORT": str(settings.port),
+    }
+    command = [sys.executable, "-c", KILLED_BEFORE_ANYTHING_MOVES, str(out)]
+    assert subprocess.run(command, check=False, cwd=ROOT, env=environment).returncode == 9
+    assert (settings.home / placing.NOTED).exists()
+    placing.require_whole(settings.home)
+    complete_restore(settings, notes())
+    assert datasets(settings) == {unmounted}
+    assert placing.discard(settings.home)  # as `opsin up` does
+    assert not (settings.home / placing.NOTED).exists()
+
+
+@pytest.mark.parametrize("moment", ["rename", "unlink", "rmtree"])
+def test_a_restore_that_was_killed_after_the_last_move_erases_who_was_erased_meanwhile(
+    settings: Settings,  # noqa: F811
+    out: Path,  # noqa: F811
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    migrate(settings)
+    gone = enroll(settings)
+
+    def erase() -> None:
+        with opened(settings) as faces:
+            faces.subjects.erase(gone)
+
+    with monkeypatch.context() as busy:
+        meanwhile(busy, erase)
+        write_backup(settings, out, secrets=True)
+    other, owner = elsewhere(settings), shutil if moment == "rmtree" else Path
+    victim = {"rename": "new", "unlink": "steps.json", "rmtree": ".restore"}[moment]
+    real = getattr(owner, moment)
+
+    def act(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.name == victim:
+            raise Killed
+        return real(path, *arguments, **options)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(owner, moment, act)
+        with pytest.raises(Killed):
+            restore_backup(other, out, force=True)
+    if settings.database_url is not None:  # a copy of SQLite is without those
+        assert people(other) == {"Ada"}
+    with pytest.raises(CommandError, match="interrupted"):
+        placing.require_whole(other.home)
+    placing.finish(other.home, other)
+    complete_restore(other, notes())
+    assert people(other) == set()
+    placing.require_whole(other.home)
