@@ -52,7 +52,7 @@ DIRECT = (
         "large_or_deferred",
     ),
     *("repeated_key_returns_the_first", "impossible_promotion", "disconnect_withdraws"),
-    "video_becomes_a_job",
+    *("video_becomes_a_job", "busy_decoder_refuses"),
 )
 
 
