@@ -14,6 +14,7 @@ from contracts.metrics.registry import Metrics
 from contracts.settings import Settings
 from service.jobs.stream_limit import StreamLimiter
 from service.lock_waiting import LockWaiting
+from service.shared_reads import SharedReads
 
 if TYPE_CHECKING:
     from database.audit import Audit
@@ -69,6 +70,7 @@ class Services:
     started_at: float
     stream_limiter: StreamLimiter = field(default_factory=StreamLimiter)
     lock_waiting: LockWaiting = field(default_factory=LockWaiting)
+    shared_reads: SharedReads = field(default_factory=SharedReads)
     metrics: Metrics = field(default_factory=Metrics)
     metrics_service: "MetricsService | None" = None
 

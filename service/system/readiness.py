@@ -68,7 +68,7 @@ def _clock_warnings(services: Services) -> list[str]:
 async def _database_ok(services: Services) -> bool:
     try:
         async with asyncio.timeout(_DATABASE_SECONDS):
-            return await run_in_threadpool(services.database_ok)
+            return await services.shared_reads.run("database_ok", services.database_ok)
     except TimeoutError:
         return False
 

@@ -11,7 +11,6 @@ from service.faces import login as face_login
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.openapi import examples
-from service.threads import run_in_threadpool
 
 router = APIRouter(tags=["Faces"])
 
@@ -72,4 +71,4 @@ async def login(*, request: Request, deadline: DeadlineDep, services: ServicesDe
 async def get_jwks(response: Response, services: ServicesDep) -> JsonWebKeys:
     """The public keys for verifying tokens. A replaced key stays while its tokens are valid."""
     response.headers["Cache-Control"] = f"public, max-age={_CACHE_SECONDS}"
-    return await run_in_threadpool(services.faces.tokens.public_keys)
+    return await services.shared_reads.run("token_keys", services.faces.tokens.public_keys)

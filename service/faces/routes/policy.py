@@ -64,5 +64,5 @@ async def set_policy(*, request: Request, body: NewPolicy, services: ServicesDep
 )
 async def get_retention(services: ServicesDep) -> PlainTextResponse:
     """The public retention policy; needs no key. `PUT /v1/faces/policy` can replace the text."""
-    policy = await run_in_threadpool(services.faces.repositories.policy.get)
+    policy = await services.shared_reads.run("policy", services.faces.repositories.policy.get)
     return PlainTextResponse(retention_text(policy))
