@@ -58,6 +58,8 @@ from service.system.metrics import served_versions
 from service.threads import run_in_threadpool
 
 _CLEANUP_SECONDS = 600.0
+_FIRST_SECONDS = 60.0  # before the first one, which a start shall not be slowed down by
+_START_SECONDS = 10.0  # that a start waits for unfinished erasures
 _AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
 _REEMBED_SECONDS = 15.0  # between two batches of templates that are embedded again
 _DROP_SECONDS = 30.0  # between two checks for metrics of versions that are no longer served
@@ -169,7 +171,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             metrics=metrics,
             metrics_service=_start_metrics(stack, client, metrics, api_id),
         )
-        _start_periodic_tasks(services, stack)
+        await _start_periodic_tasks(services, stack)
         yield services
 
 
@@ -219,8 +221,8 @@ async def _follow_changes(
     return changes
 
 
-def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
-    """Start the background tasks for faces and the audit logs.
+async def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
+    """Start the background tasks for faces and the audit logs, and finish erasures.
 
     Each has a task of its own: one that fails does not keep the others from running.
     """
@@ -231,14 +233,29 @@ def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
         ("frames", partial(run_in_threadpool, faces.frames.remove_orphans), _CLEANUP_SECONDS),
         ("deleted-rows", partial(run_in_threadpool, faces.purge_deleted_rows), _CLEANUP_SECONDS),
         ("audit", partial(run_in_threadpool, delete_old_entries, services), _AUDIT_SECONDS),
-        ("erasures", partial(resume, services), _CLEANUP_SECONDS),
         ("unserved-metrics", partial(_drop_unserved, services), _DROP_SECONDS),
         ("retention", partial(retention.run, services), _CLEANUP_SECONDS),
     )
     for name, work, seconds in tasks:
-        task = PeriodicTask(name, work, seconds=seconds)
+        task = PeriodicTask(name, work, seconds=seconds, first=min(seconds, _FIRST_SECONDS))
         task.start()
         stack.push_async_callback(task.stop)
+    await _finish_erasures(services, stack)
+
+
+async def _finish_erasures(services: Services, stack: AsyncExitStack) -> None:
+    """Finish erasures before the first request, and from then on periodically.
+
+    A database or a disk that is slow does not keep the service from starting: the store refuses the
+    versions of erased persons anyway.
+    """
+    work = partial(resume, services)
+    task = PeriodicTask(
+        "erasures", work, seconds=_CLEANUP_SECONDS, first=0, after_fault=_FIRST_SECONDS
+    )
+    task.start()
+    stack.push_async_callback(task.stop)
+    await task.first_run(_START_SECONDS)
 
 
 def delete_old_entries(services: Services) -> None:

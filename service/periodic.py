@@ -6,6 +6,7 @@ would leave a service that looks alive and answers no request.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import structlog
 from redis.exceptions import RedisError
@@ -22,6 +23,8 @@ class PeriodicTask:
         name: Identifies the task in the log.
         work: What to run.
         seconds: The pause before each run.
+        first: The pause before the first run, in seconds, if it differs. What is due every ten
+            minutes would never run in a process that is restarted more often.
         after_fault: The pause after a run that failed, in seconds, if it differs.
     """
 
@@ -31,17 +34,26 @@ class PeriodicTask:
         work: Callable[[], Awaitable[object]],
         *,
         seconds: float,
+        first: float | None = None,
         after_fault: float | None = None,
     ) -> None:
         self._name = name
         self._work = work
         self._seconds = seconds
+        self._first = seconds if first is None else first
         self._after_fault = seconds if after_fault is None else after_fault
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
+        self._has_run = asyncio.Event()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._loop(), name=self._name)
+
+    async def first_run(self, seconds: float) -> None:
+        """Wait until the first run has ended, but not longer than `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._has_run.wait()
 
     async def run_once(self) -> bool:
         """Run at once and log a failure; returns whether it succeeded."""
@@ -64,7 +76,8 @@ class PeriodicTask:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _loop(self) -> None:
-        pause = self._seconds
+        pause = self._first
         while not self._stopped:
             await asyncio.sleep(pause)
             pause = self._seconds if await self.run_once() else self._after_fault
+            self._has_run.set()

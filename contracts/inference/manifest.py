@@ -71,6 +71,11 @@ class Provenance(_Record):
     )
     libraries: dict[str, str] = Field({}, description="The version of each library that made it.")
 
+    @property
+    def subjects(self) -> list[str]:
+        """The ids of the enrolled subjects that it was trained on; usually none."""
+        return (self.spec or {}).get("subjects") or []
+
 
 class Parity(_Record):
     """How far the exported graph deviates from the Keras model, on real images."""

@@ -37,6 +37,7 @@ from database.jobs.queries import (
     jobs_of,
     jobs_within,
     state_of,
+    subjects_named,
 )
 from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
 from database.tables import JobRecord
@@ -238,6 +239,17 @@ class Jobs:
                 for job_id, request in session.execute(query)
                 if subject_id in (request.get("subjects") or ())
             )
+
+    def subjects(self) -> set[str]:
+        """The subjects whose ids requests and results contain."""
+        with reading(self._engine) as session:
+            return subjects_named(session)
+
+    def abandon(self, subject_id: str) -> None:
+        """End the unfinished jobs on a subject at once: no worker has them, as after a restore."""
+        ids, now = self.using_subject(subject_id), self._clock()
+        with writing(self._engine) as session:
+            end_jobs(session, ids, now)
 
     def list(
         self,

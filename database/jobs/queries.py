@@ -1,5 +1,6 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ class JobEntry:
     name: Literal["metrics", "artifact"]
     data: dict[str, Any]
 
+
+_SUBJECT = re.compile(r"(?<![\w-])sub_[A-Za-z0-9_-]{1,60}(?![\w-])")
+_ROWS = 20  # at a time, since a result may have megabytes
 
 INFERENCE = "inference"
 """In place of a queue, for jobs that run on inference workers."""
@@ -143,6 +147,17 @@ def about_person(
     )
     query = select(row.id).where(is_about)
     return list(session.scalars(query))
+
+
+def subjects_named(session: Session) -> set[str]:
+    """See `database.jobs.jobs.Jobs.subjects`."""
+    found = set[str]()
+    for column in (JobRecord.request, JobRecord.result):
+        text = cast(column, Text)
+        query = select(text).where(text.contains("sub_", autoescape=True))
+        for content in session.scalars(query.execution_options(yield_per=_ROWS)):
+            found.update(_SUBJECT.findall(content))
+    return found
 
 
 def end_jobs(session: Session, ids: Collection[str], now: datetime) -> None:

@@ -453,8 +453,7 @@ def _spread(examples: Sequence[Example], maximum: int) -> list[Example]:
 
 def _find_published(store: Store, model: str, job_id: str) -> int | None:
     """The version that an earlier attempt at this job has published."""
-    for version in reversed(store.versions(model)):
-        manifest = store.manifest(model, version)
+    for manifest in reversed(store.manifests(model)):
         if manifest.precision == "int8" and manifest.provenance.job_id == job_id:
-            return version
+            return manifest.version
     return None

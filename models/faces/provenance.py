@@ -38,7 +38,7 @@ def has_versions_of_people(store: Store, model: str) -> bool:
     """
     for version in store.numbers(model):
         with suppress(VersionNotFound):
-            if recognizes_people(store.manifest(model, version)):
+            if recognizes_people(store.manifest(model, version, of_erased=True)):
                 return True
     return False
 
@@ -66,7 +66,7 @@ def versions_trained_on(store: Store, subject_id: str) -> list[TrainedVersion]:
     return [
         TrainedVersion(model, manifest.version)
         for model in store.models()
-        for manifest in store.manifests(model)
+        for manifest in store.manifests(model, of_erased=True)
         if subject_id in subjects_of_version(manifest)
     ]
 
@@ -76,7 +76,7 @@ def subjects_of(store: Store) -> set[str]:
     return {
         subject_id
         for model in store.models()
-        for manifest in store.manifests(model)
+        for manifest in store.manifests(model, of_erased=True)
         for subject_id in subjects_of_version(manifest)
     }
 
@@ -92,7 +92,7 @@ def require_readable(store: Store) -> None:
     for model in store.names():
         for version in store.numbers(model):
             with suppress(VersionNotFound):
-                store.manifest(model, version)
+                store.manifest(model, version, of_erased=True)
 
 
 def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
@@ -142,5 +142,4 @@ def _move_alias(store: Store, trained: TrainedVersion, alias: str, subject_id: s
 
 def subjects_of_version(manifest: Manifest) -> list[str]:
     """The ids of the subjects that a version was trained on; usually none."""
-    spec = manifest.provenance.spec or {}
-    return spec.get("subjects") or []
+    return manifest.provenance.subjects

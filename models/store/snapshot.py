@@ -116,7 +116,7 @@ class StoreSnapshot:
                 if key not in self.unlabeled:
                     _LOG.exception("the labels of %s %d cannot be read", *key)
                 continue
-            if version is not None:
+            if version is not None and not store.refuses(version.manifest):
                 served[key] = version
         return StoreSnapshot(models, served, frozenset(unlabeled))
 
@@ -146,9 +146,11 @@ class StoreSnapshot:
         versions = {}
         for version in store.versions(model):
             try:
-                versions[version] = known.get(version) or store.manifest(model, version)
+                manifest = known.get(version) or store.manifest(model, version)
             except (VersionNotFound, Unavailable):
-                continue  # deleted in the meantime, damaged, or read again soon
+                continue  # deleted in the meantime, damaged, refused, or read again soon
+            if not store.refuses(manifest):
+                versions[version] = manifest
         return versions
 
 
@@ -167,5 +169,5 @@ def _read_served(
         return None
     try:
         return ServedVersion(manifest, read_labels(store.path(model, version)))
-    except (VersionNotFound, FileNotFoundError):
+    except (VersionNotFound, Unavailable, FileNotFoundError):
         return None

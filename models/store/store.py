@@ -27,6 +27,7 @@ from contracts.errors import (
     VersionInUse,
     VersionNotFound,
 )
+from contracts.faces.erased_ids import ErasedIds
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
 from models.locks import LOCK_SECONDS, locked
@@ -87,10 +88,18 @@ def _names_in(folder: Path) -> list[str]:
 
 
 class Store:
-    """All model versions below the folder `root`; safe to share among threads and processes."""
+    """All model versions below the folder `root`; safe to share among threads and processes.
+
+    A version that was trained on an erased person can only be listed and deleted, until an erasure
+    has deleted it: a restore, or files that are copied into the home, may bring it back.
+
+    Args:
+        root: The list of those persons lies beside it, see `contracts.faces.erased_ids`.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._erased = ErasedIds(root.parent)
         self._staging = Staging(root / ".staging")
 
     def models(self) -> list[str]:
@@ -102,7 +111,9 @@ class Store:
         return sorted(filter(_NAME.fullmatch, _names_in(self._root)))
 
     def state(self, model: str, versions: Iterable[int] = ()) -> ModelState | None:
-        """What is another one after any change of a model; None if it is not certain.
+        """What is another one after any change of a model, or of the list of erased persons.
+
+        None if it is not certain.
 
         That costs a tenth of reading the model, which each process does several times a second for
         all of them. A change within a minute is not certain, since another one may have had the
@@ -115,13 +126,15 @@ class Store:
         folder = f"{self._root}/{model}"
         try:
             home, aliases = os.stat(folder), os.stat(f"{folder}/{ALIASES}")  # noqa: PTH116
+            erased = self._erased.state()
         except OSError:
             return None
         if time.time_ns() - max(home.st_ctime_ns, aliases.st_ctime_ns) < _SETTLED_NS:
             return None
         if not all(os.path.isfile(f"{folder}/{one}/{MANIFEST}") for one in versions):  # noqa: PTH113
             return None
-        return home.st_ino, home.st_ctime_ns, aliases.st_ino, aliases.st_ctime_ns, aliases.st_size
+        state = home.st_ino, home.st_ctime_ns, aliases.st_ino, aliases.st_ctime_ns
+        return *state, aliases.st_size, *erased
 
     def versions(self, model: str) -> list[int]:
         """The versions of a model, in ascending order; empty if there is no such model."""
@@ -145,23 +158,29 @@ class Store:
         """The folder of a version.
 
         Raises:
-            VersionNotFound: The model has no such version.
+            VersionNotFound: The model has no such version, or it was trained on an erased person.
+                Or there are erased persons, and its damaged manifest does not say on whom.
+            Unavailable: Whether it was trained on one cannot be read at the moment.
         """
-        folder = self._folder(model) / str(version)
-        if not (folder / MANIFEST).is_file():
-            raise self._missing(model, str(version))
+        folder = self._existing(model, version)
+        if self._lists_erased():
+            self.manifest(model, version)
         return folder
 
-    def manifest(self, model: str, version: int) -> Manifest:
+    def manifest(self, model: str, version: int, *, of_erased: bool = False) -> Manifest:
         """The manifest of a version.
 
+        Args:
+            of_erased: Also if it was trained on an erased person, to delete it.
+
         Raises:
-            VersionNotFound: The model has no such version, or its manifest is damaged.
-            Unavailable: It cannot be read at the moment.
+            VersionNotFound: The model has no such version, its manifest is damaged, or it was
+                trained on an erased person.
+            Unavailable: It cannot be read at the moment, or not who was erased.
         """
         folder = self._folder(model) / str(version)
         try:
-            return read_manifest(folder)
+            manifest = read_manifest(folder)
         except DamagedManifestError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 raise self._missing(model, str(version)) from None
@@ -176,14 +195,29 @@ class Store:
                 f"Version {version} of '{model}' is damaged; "
                 "use another version or publish it again."
             ) from None
+        if not of_erased:
+            self._require_unerased(manifest)
+        return manifest
 
-    def manifests(self, model: str) -> list[Manifest]:
-        """The manifests of all versions, in ascending order; unreadable ones are left out."""
+    def manifests(self, model: str, *, of_erased: bool = False) -> list[Manifest]:
+        """The manifests of all versions, in ascending order; unreadable ones are left out.
+
+        Args:
+            of_erased: As for `manifest`; otherwise they are left out too.
+        """
         manifests = []
         for version in self.versions(model):
             with suppress(VersionNotFound, Unavailable):  # or deleted in the meantime
-                manifests.append(self.manifest(model, version))
+                manifests.append(self.manifest(model, version, of_erased=of_erased))
         return manifests
+
+    def refuses(self, manifest: Manifest) -> bool:
+        """Whether a version was trained on an erased person, or that cannot be read."""
+        try:
+            self._require_unerased(manifest)
+        except (VersionNotFound, Unavailable):
+            return True
+        return False
 
     def aliases(self, model: str) -> dict[str, int]:
         """The aliases of a model and the versions that they point to."""
@@ -323,9 +357,9 @@ class Store:
             VersionInUse: An alias points to it.
             LockHeldError: As `promote`.
         """
-        self.path(model, version)
+        self._existing(model, version)
         with self._locked_model(model, timeout) as aliases:
-            folder = self.path(model, version)
+            folder = self._existing(model, version)
             if names := aliases.names_of(version):
                 raise VersionInUse(
                     f"Version {version} of '{model}' is {' and '.join(names)}; "
@@ -347,7 +381,7 @@ class Store:
             VersionNotFound: The model has no such version.
             OSError: A file cannot be read at the moment; the version stays where it is.
         """
-        folder = self.path(model, version)
+        folder = self._existing(model, version)
         problems = find_problems(folder)
         if not problems:
             return []
@@ -390,6 +424,37 @@ class Store:
 
     def _folder(self, model: str) -> Path:
         return self._root / _checked(MODEL_NAME, model, "A model's name")
+
+    def _existing(self, model: str, version: int) -> Path:
+        folder = self._folder(model) / str(version)
+        if not (folder / MANIFEST).is_file():
+            raise self._missing(model, str(version))
+        return folder
+
+    def _lists_erased(self) -> bool:
+        try:
+            return bool(self._erased.ids())
+        except OSError:
+            return True
+
+    def _require_unerased(self, manifest: Manifest) -> None:
+        if not (subjects := manifest.provenance.subjects):
+            return
+        what = f"Version {manifest.version} of '{manifest.model}'"
+        try:
+            erased = self._erased.ids()
+        except OSError:
+            _LOG.exception("the list of erased subjects cannot be read")
+            raise Unavailable(
+                f"{what} was trained on people, and who was erased cannot be read at the moment. "
+                "Retry soon.",
+                retry_after=5,
+            ) from None
+        if not erased.isdisjoint(subjects):
+            raise VersionNotFound(
+                f"{what} was trained on a person who was erased, and is deleted with them; "
+                "use another version or train again."
+            )
 
     def _numbers(self, home: Path) -> list[int]:
         return [int(path.name) for path in home.iterdir() if _NUMBER.fullmatch(path.name)]

@@ -11,8 +11,11 @@ from models.store.store import Store
 
 
 def find_published(store: Store, model: str, job_id: str) -> Manifest | None:
-    """The version that a job has published, or None."""
-    for manifest in reversed(store.manifests(model)):
+    """The version that a job has published, or None.
+
+    Also if somebody was erased meanwhile: the job then finds that out and deletes the version.
+    """
+    for manifest in reversed(store.manifests(model, of_erased=True)):
         if manifest.provenance.job_id == job_id:
             return manifest
     return None
@@ -37,5 +40,6 @@ def publish_once(store: Store, model: str, folder: Path, draft: Draft) -> Manife
     if job_id is None:
         raise ValueError("only a job's version is published once")
     with store.lock(f"publish-{model}"):
-        existing = find_published(store, model, job_id)
-        return existing or store.manifest(model, store.publish(model, folder, draft))
+        if existing := find_published(store, model, job_id):
+            return existing
+        return store.manifest(model, store.publish(model, folder, draft), of_erased=True)

@@ -51,6 +51,7 @@ log = structlog.get_logger()
 _CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
+_FIRST_SECONDS = 60.0  # before the first one, which may come soon after a start
 _MAX_UNREAD = 16  # notifications of one queue; each wakes one job worker
 _MAX_REDIS_BYTES = MIB  # of a job: 32 images of 20 kB may be a hundred times that when decoded
 
@@ -108,8 +109,12 @@ class JobQueue:
         self._accepting: set[asyncio.Task[CreatedJob]] = set()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
         self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
-        self._purges = PeriodicTask("job-purge", self._purge, seconds=_PURGE_SECONDS)
-        self._sweeps = PeriodicTask("job-files", self._remove_orphans, seconds=_PURGE_SECONDS)
+        self._purges = PeriodicTask(
+            "job-purge", self._purge, seconds=_PURGE_SECONDS, first=_FIRST_SECONDS
+        )
+        self._sweeps = PeriodicTask(
+            "job-files", self._remove_orphans, seconds=_PURGE_SECONDS, first=_FIRST_SECONDS
+        )
 
     def start(self) -> None:
         self._checks.start()

@@ -471,6 +471,9 @@ class FakeJobs:
             if subject_id in (request.get("subjects") or ())
         )
 
+    def subjects(self) -> set[str]:
+        return set()
+
     def cancel(self, job_id: str) -> Job:
         return self.put(job_id, **dict(self.get(job_id)) | {"state": "cancelled"})
 

@@ -58,3 +58,24 @@ def test_it_stops_even_if_a_cancellation_is_swallowed() -> None:
             await rounds.stop()
 
     asyncio.run(body())
+
+
+def test_the_first_run_has_a_pause_of_its_own_and_can_be_waited_for() -> None:
+    async def body() -> None:
+        done: list[int] = []
+
+        async def work() -> None:
+            done.append(1)
+
+        at_once = PeriodicTask("test", work, seconds=600, first=0)
+        at_once.start()
+        await at_once.first_run(30)
+        assert done == [1]
+        await at_once.stop()
+        late = PeriodicTask("test", work, seconds=600)
+        late.start()
+        await late.first_run(0.01)
+        assert done == [1]
+        await late.stop()
+
+    asyncio.run(body())

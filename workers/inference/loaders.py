@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from contracts.errors import VersionNotFound
+from contracts.errors import Unavailable, VersionNotFound
 from contracts.settings import Settings
 from models.serving.runtime import RuntimeOptions
 from models.store.store import Store
@@ -108,7 +108,7 @@ class VersionLoader:
             return None
         try:
             folder = self._store.path(model, version)
-        except VersionNotFound:
+        except (VersionNotFound, Unavailable):
             return None
         is_int8 = self._options.precision in ("auto", "int8") and (folder / INT8_FOLDER).is_dir()
         return None if is_int8 else kept_base(folder)

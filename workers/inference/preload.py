@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import psutil
 import structlog
 
-from contracts.errors import VersionNotFound
+from contracts.errors import Unavailable, VersionNotFound
 from models.store.store import Store
 from workers.inference.loaded_models import LoadedModels, Predictor
 
@@ -140,7 +140,7 @@ class Preloader:
         try:
             variables = self._store.path(model, version) / "saved_model" / "variables"
             weights = sum(file.stat().st_size for file in variables.iterdir())
-        except (OSError, VersionNotFound):  # deleted in the meantime
+        except (OSError, VersionNotFound, Unavailable):  # deleted in the meantime
             return math.inf
         return _COPIES * weights + _SPARE_BYTES
 

@@ -1,18 +1,13 @@
-"""The ids of erased subjects in a file of the home that no restore replaces.
-
-A backup from before an erasure brings the subject back; with this list the erasure is repeated.
-Ids are random and say nothing about a person.
-"""
+"""Writes the ids of erased subjects to a file of the home; see `contracts.faces.erased_ids`."""
 
 import os
-import re
 from collections.abc import Collection
 from pathlib import Path
 
 from contracts.errors import Unavailable
-from contracts.faces.subjects import SUBJECT_ID
+from contracts.faces.erased_ids import FILE, erased_ids
 
-FILE = "erased-subjects"
+__all__ = ["FILE", "add_erased", "erased_ids"]
 
 
 def add_erased(home: Path, ids: Collection[str]) -> None:
@@ -33,16 +28,3 @@ def add_erased(home: Path, ids: Collection[str]) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise Unavailable("The erasure cannot be recorded on disk.", retry_after=30) from error
-
-
-def erased_ids(home: Path) -> set[str]:
-    """All ids of the list.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    try:
-        lines = (home / FILE).read_text("ascii", errors="replace").split()
-    except FileNotFoundError:
-        return set()
-    return {line for line in lines if re.match(SUBJECT_ID, line)}

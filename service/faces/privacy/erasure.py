@@ -3,20 +3,27 @@
 With the models go the jobs that made, measured or used them: their results and files name people.
 
 If a step fails, the erasure stays marked in the database as unfinished. A repeated request resumes
-it, and so does `resume`, which runs periodically.
+it, and so does `resume`, which runs before the first request is answered, and then periodically.
 """
 
-from collections.abc import Collection
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import structlog
 
-from contracts.errors import Conflict, DiskUnusable, JobNotFound, OpsinError
+from contracts.errors import OpsinError, SubjectNotFound
+from contracts.faces.erased_ids import erased_ids
 from contracts.faces.subjects import Erased, ErasedModel
 from models.faces import provenance
-from models.faces.provenance import TrainedVersion
 from service.dependencies import Services
+from service.faces.privacy.versions import (
+    cancel_trainings,
+    delete_versions,
+    erase_jobs,
+    still_named,
+)
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
@@ -54,11 +61,12 @@ async def begin(services: Services, subject_id: str) -> Erased:
     faces = services.faces
     await run_in_threadpool(faces.erasures.require, subject_id)
     in_thread = services.lock_waiting.run_blocking
-    versions = await in_thread(_delete_versions, services, subject_id)
+    store, jobs = services.store, services.jobs
+    versions = await in_thread(delete_versions, store, jobs, subject_id)
     erased = (await faces.erase(subject_id)).erased
-    versions += await in_thread(_delete_versions, services, subject_id)
-    await in_thread(_erase_jobs, services, subject_id)
-    await in_thread(provenance.require_readable, services.store)
+    versions += await in_thread(delete_versions, store, jobs, subject_id)
+    await in_thread(erase_jobs, jobs, subject_id)
+    await in_thread(provenance.require_readable, store)
     models = [ErasedModel(model=trained.model, version=trained.version) for trained in versions]
     return Erased(erased=erased.model_copy(update={"models": models}))
 
@@ -67,20 +75,23 @@ async def resume(services: Services) -> None:
     """Resume unfinished erasures, and repeat those of the last hour.
 
     A request in progress during an erasure, such as an upload, may have written about the subject
-    afterwards.
+    afterwards. Those of the home's list who are back are erased again, as from copied files.
 
     Raises:
         Unavailable: The database does not answer.
     """
-    faces = services.faces
-    no_orphans = await services.lock_waiting.run_blocking(_delete_orphaned_versions, services)
+    faces, jobs = services.faces, services.jobs
+    listed, named = await run_in_threadpool(_back_from_list, services)
+    no_orphans = await services.lock_waiting.run_blocking(_delete_orphans, services, named)
+    for subject_id in listed:
+        await _erase_again(services, subject_id)
     pending = await run_in_threadpool(faces.erasures.pending, _REPEAT_FOR)
     done = []
-    for subject_id in pending:
+    for subject_id in dict.fromkeys([*pending, *sorted(named)]):
         try:
             await faces.erase_traces(subject_id)
-            await run_in_threadpool(_cancel_trainings, services, subject_id)
-            await run_in_threadpool(_erase_jobs, services, subject_id)
+            await run_in_threadpool(cancel_trainings, jobs, subject_id)
+            await run_in_threadpool(erase_jobs, jobs, subject_id)
         except (OpsinError, OSError) as error:
             log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
         else:
@@ -89,40 +100,46 @@ async def resume(services: Services) -> None:
         await faces.finish_erasures(done)
 
 
-def _delete_orphaned_versions(services: Services) -> bool:
-    """Delete the versions whose subjects were erased; returns whether that succeeded."""
+def _back_from_list(services: Services) -> tuple[list[str], set[str]]:
+    """Those of the home's list who are subjects, and those whom a version or a job is about."""
+    home = services.faces.job_files.root.parent
     try:
-        subject_ids = provenance.subjects_of(services.store)
-        for subject_id in services.faces.erasures.erased_among(subject_ids):
-            _delete_versions(services, subject_id)
-        provenance.require_readable(services.store)
-    except (OpsinError, OSError, ValueError) as error:  # such as damaged aliases
+        existing = services.faces.erasures.existing_among(erased_ids(home))
+        return existing, still_named(home, services.store, services.jobs)
+    except OSError as error:
+        log.warning("erasure_unfinished", where="list", error=type(error).__name__)
+        return [], set()
+
+
+async def _erase_again(services: Services, subject_id: str) -> None:
+    try:
+        with suppress(SubjectNotFound):  # another process was faster
+            await services.faces.erase(subject_id)
+    except (OpsinError, OSError) as error:
+        log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
+
+
+def _delete_orphans(services: Services, named: set[str]) -> bool:
+    """Delete the versions whose subjects were erased; returns whether that succeeded.
+
+    Args:
+        named: Of the home's list; the others are in the audit log.
+    """
+    store = services.store
+    steps: list[partial[Any]] = [partial(provenance.require_readable, store)]
+    try:
+        erased = services.faces.erasures.erased_among(provenance.subjects_of(store))
+        steps += [
+            partial(delete_versions, store, services.jobs, one) for one in sorted(erased | named)
+        ]
+    except (OpsinError, OSError) as error:
         log.warning("erasure_unfinished", where="versions", error=type(error).__name__)
         return False
-    return True
-
-
-def _delete_versions(services: Services, subject_id: str) -> list[TrainedVersion]:
-    """Delete the versions, and then the jobs that used or made them: their results name people."""
-    _cancel_trainings(services, subject_id)
-    versions = provenance.versions_trained_on(services.store, subject_id)
-    try:
-        return provenance.erase(services.store, subject_id)
-    finally:
-        with suppress(DiskUnusable):  # they are found again, and then keep the erasure from ending
-            _erase_jobs(services, subject_id, versions)
-
-
-def _erase_jobs(
-    services: Services, subject_id: str, versions: Collection[TrainedVersion] = ()
-) -> None:
-    numbers = {(trained.model, trained.version) for trained in versions}
-    services.jobs.erase_about(subject_id, numbers)
-
-
-def _cancel_trainings(services: Services, subject_id: str) -> None:
-    for job_id in services.jobs.using_subject(subject_id):
+    is_done = True
+    for step in steps:  # one that fails does not keep the others from being taken
         try:
-            services.jobs.cancel(job_id)
-        except (JobNotFound, Conflict):
-            continue  # it has ended
+            step()
+        except (OpsinError, OSError, ValueError) as error:  # such as damaged aliases
+            log.warning("erasure_unfinished", where="versions", error=type(error).__name__)
+            is_done = False
+    return is_done

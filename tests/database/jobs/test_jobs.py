@@ -393,3 +393,27 @@ def test_the_jobs_about_an_erased_person_are_deleted(
     jobs.cancel(running)
     assert jobs.erase_about(subject, ()) == 1
     assert running not in {job.id for job in jobs.list().items}
+
+
+def test_the_subjects_that_jobs_name_are_found(jobs: Jobs, leases: Leases) -> None:
+    ada, bob, eve = (f"sub_0123456789abcdefgh{end}" for end in ("-a", "_b", "-e"))
+    jobs.create("training", {"model": "door", "subjects": [ada]}, limit=9)
+    jobs.create("classify", {"model": "door", "name": f"not_{eve}"}, limit=9)
+    made = jobs.create("classify", {"model": "door"}, limit=9).job.id
+    lease = leases.claim(made, "w", 30)
+    assert lease is not None
+    leases.succeed(lease, {"weights": {bob: 0.9}, "reason": "subjects: none"})
+    assert jobs.subjects() == {ada, bob}
+
+
+def test_a_job_that_no_worker_has_is_ended_at_once(jobs: Jobs, leases: Leases) -> None:
+    """After a restore, its lease is of a worker that is gone."""
+    ada = "sub_0123456789abcdefghij"
+    running, other = (
+        jobs.create("training", {"model": "door", "subjects": [one]}, limit=9).job.id
+        for one in (ada, "sub_0123456789ABCDEFGHIJ")
+    )
+    for job_id in (running, other):
+        assert leases.claim(job_id, "w", 30) is not None
+    jobs.abandon(ada)
+    assert [jobs.get(one).state for one in (running, other)] == ["cancelled", "running"]

@@ -23,7 +23,7 @@ from contracts.inference.manifest import Provenance
 from contracts.jobs import JobKind
 from contracts.queue import redis_keys
 from contracts.settings import Settings
-from database.faces.privacy.erased_ids import erased_ids
+from database.faces.privacy.erased_ids import add_erased, erased_ids
 from database.installation import FILE
 from database.jobs.jobs import Jobs
 from models.store.store import Store
@@ -305,3 +305,32 @@ def test_an_erasure_is_unfinished_while_the_database_holds_deleted_rows(
         assert outcome(fakes, ada) == "erasing"
     serve(fakes, resume)
     assert outcome(fakes, ada) == "erased"
+
+
+def test_a_damaged_model_keeps_no_other_erasure_from_being_resumed(
+    fakes: FakeServices, ada: str
+) -> None:
+    """That of Ada, whose model comes first, cannot end."""
+    bob = "sub_zzzzzzzzzzzzzzzzzzzz"
+    publish(fakes.store, bob)
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        origin = Provenance(spec={"subjects": ["sub_AAAAAAAAAAAAAAAAAAAA"]})
+        draft = DRAFT.model_copy(update={"provenance": origin})
+        folder_of_broken = fakes.store.path("broken", fakes.store.publish("broken", folder, draft))
+    (folder_of_broken.parent / "aliases.json").write_text("{")
+    add_erased(fakes.faces.job_files.root.parent, [bob, "sub_AAAAAAAAAAAAAAAAAAAA"])
+    serve(fakes, resume)
+    assert (fakes.store.versions("door"), fakes.store.versions("broken")) == ([1], [1])
+    assert fakes.faces.subjects.get(ada).id == ada
+
+
+def test_a_list_of_erased_people_that_cannot_be_read_keeps_no_erasure_from_being_resumed(
+    fakes: FakeServices, ada: str
+) -> None:
+    serve(fakes, lambda services: erase(services, ada))
+    publish(fakes.store, ada)
+    (listed := fakes.faces.job_files.root.parent / "erased-subjects").unlink()
+    listed.mkdir()
+    serve(fakes, resume)
+    assert fakes.store.versions("door") == []
