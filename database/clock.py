@@ -15,6 +15,7 @@ from contracts.errors import Unavailable
 from database.engine import reading
 
 _MEASURE_SECONDS = 10.0
+_FIRST_SECONDS = 5.0  # for the first measurement, which another thread makes
 
 
 class DatabaseClock:
@@ -49,11 +50,22 @@ class DatabaseClock:
         """
         if self._engine.dialect.name != "postgresql":
             return self._wall()
-        with self._lock:
-            at, then = self._latest()
+        at, then = self._latest()
         return then + timedelta(seconds=self._monotonic() - at)
 
     def _latest(self) -> tuple[float, datetime]:
+        known = self._measured
+        # While another thread asks a server that does not answer, no other waits for it.
+        if not self._lock.acquire(timeout=_FIRST_SECONDS if known is None else 0):
+            if known is None:
+                raise Unavailable("The database does not answer. Retry soon.", retry_after=2)
+            return known
+        try:
+            return self._measure()
+        finally:
+            self._lock.release()
+
+    def _measure(self) -> tuple[float, datetime]:
         if self._measured and self._monotonic() - self._measured[0] < _MEASURE_SECONDS:
             return self._measured
         began = self._monotonic()

@@ -25,6 +25,8 @@ from contracts.errors import NeedsOperator, Unavailable
 T = TypeVar("T")
 
 _WAIT_SECONDS = 5  # for a lock, for a connection and for a statement
+_REPLY_SECONDS = 2  # by which PostgreSQL may say later that a statement took too long
+_IDLE_SECONDS = 30  # between two statements of a transaction, whose client may have vanished
 _WRITES = "opsin_writes"  # execution option of a transaction that will write
 _WRITERS = "opsin_writers"  # execution option of an engine: the semaphore of its writers
 # Of the 15 connections of an engine. The rest is for transactions that only read: those that write
@@ -124,18 +126,32 @@ def _begin_sqlite(connection: Connection) -> None:
 def _open_postgresql(address: URL) -> Engine:
     limit = _WAIT_SECONDS * 1000
     try:
-        return create_engine(
-            address.set(drivername="postgresql+psycopg"),
+        from database.postgresql import TCP_LIMITS, bound_replies
+
+        engine = create_engine(
+            address.set(drivername="postgresql+psycopg", query={**TCP_LIMITS, **address.query}),
             pool_pre_ping=True,
             pool_timeout=_WAIT_SECONDS,
             connect_args={
                 "connect_timeout": _WAIT_SECONDS,
                 "fallback_application_name": "opsin",
-                "options": f"-c statement_timeout={limit} -c lock_timeout={limit}",
+                "options": f"-c statement_timeout={limit} -c lock_timeout={limit} "
+                f"-c idle_in_transaction_session_timeout={_IDLE_SECONDS * 1000}",
             },
         )
     except ModuleNotFoundError:
         raise ValueError("PostgreSQL needs its driver: pip install 'psycopg[binary]'") from None
+    bound_replies(engine, _WAIT_SECONDS + _REPLY_SECONDS)
+    return engine
+
+
+def allow_statements(connection: Connection, seconds: float) -> None:
+    """Wait so long for each statement of a PostgreSQL connection, until the pool has it again.
+
+    The caller also raises the server's own `statement_timeout`.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.reply_seconds = seconds + _REPLY_SECONDS
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import structlog
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from database.engine import allow_statements
+
 log = structlog.get_logger()
 
 _PLAIN_TABLES = "subjects, idempotency"
@@ -22,7 +24,7 @@ _PLAIN_TABLES = "subjects, idempotency"
 _OTHER_TABLES = "face_templates, face_files, face_events, face_devices, jobs"
 _WAIT_SECONDS = 2.0
 _LOCK_WAIT = "2s"  # requests for a table wait behind a vacuum that waits for it
-_VACUUM_LIMIT = "10min"
+_VACUUM_SECONDS = 600
 
 
 def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
@@ -44,8 +46,9 @@ def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
 
 def _vacuum(connection: Connection, *, rewrite: bool) -> bool:
     # A vacuum may take longer than the statements of requests.
-    connection.execute(text(f"SET statement_timeout = '{_VACUUM_LIMIT}'"))
+    connection.execute(text(f"SET statement_timeout = '{_VACUUM_SECONDS}s'"))
     connection.execute(text(f"SET lock_timeout = '{_LOCK_WAIT}'"))
+    allow_statements(connection, _VACUUM_SECONDS)
     try:
         if not rewrite:
             connection.execute(text(f"VACUUM {_PLAIN_TABLES}, {_OTHER_TABLES}"))

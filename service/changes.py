@@ -87,6 +87,7 @@ class ChangeFeed:
         self._read: EntryId = NO_ENTRY
         self._applied: EntryId = NO_ENTRY
         self._missed: set[Topic] = set()
+        self._unread: set[Topic] = set()  # those of `_missed` whose check has failed
         self._failed_at: dict[Topic, float] = {}
         self._listed_since = self._listed_until = float("-inf")
         self._task = PeriodicTask("changes", self._follow, seconds=0, after_fault=0.25)
@@ -128,6 +129,11 @@ class ChangeFeed:
         for topic, state in self._required:
             if state.is_older_than(oldest) or topic in self._missed:
                 await self.check(topic)
+
+    @property
+    def unread(self) -> list[Topic]:
+        """The topics whose change could not be read; until it is, requests are refused."""
+        return [topic for topic, _ in self._required if topic in self._unread]
 
     async def announce(self, *topics: Topic, seconds: float = FRESH_SECONDS) -> bool:
         """Apply a change to this process and wait until all others have applied it.
@@ -192,15 +198,20 @@ class ChangeFeed:
             async with asyncio.timeout(seconds):
                 await state.refresh()
         except _FAULTS as error:
-            self._failed_at[topic] = time.monotonic()
             # Again, because a check that began before the change may have succeeded meanwhile.
             self._missed |= {topic} if announced else set()
+            self._failed(topic)
             log.warning("change_not_read", topic=topic, error=type(error).__name__)
             return
         if state.is_older_than(asked):
-            self._failed_at[topic] = time.monotonic()
+            self._failed(topic)
         else:
             self._missed.discard(topic)
+            self._unread.discard(topic)
+
+    def _failed(self, topic: Topic) -> None:
+        self._failed_at[topic] = time.monotonic()
+        self._unread |= self._missed & {topic}
 
     async def _follow(self) -> None:
         """One round: wait for entries, apply them, acknowledge."""

@@ -189,7 +189,9 @@ def _tool_arguments(url: URL) -> tuple[str, dict[str, str]]:
     from psycopg import pq  # not installed without PostgreSQL
     from psycopg.conninfo import make_conninfo
 
-    parameters = dict(url.get_dialect()().create_connect_args(url)[1])
+    from database.postgresql import KEEPALIVES
+
+    parameters = {**KEEPALIVES, **url.get_dialect()().create_connect_args(url)[1]}
     parameters.setdefault("dbname", "postgres")
     plain, variables = {}, {}
     for known in pq.Conninfo.get_defaults():

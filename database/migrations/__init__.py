@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, make_url, text
 
 from contracts.errors import Conflict
-from database.engine import advisory_lock, open_engine, reading, use_wal, writing
+from database.engine import advisory_lock, allow_statements, open_engine, reading, use_wal, writing
 from database.installation import prepare_table
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 _LOCK = 0x0951_0001  # a number that no other advisory lock uses
+_LIMITS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+_STATEMENT_SECONDS = 600
 
 
 def upgrade(url: str) -> None:
@@ -37,8 +39,9 @@ def upgrade(url: str) -> None:
             connection = session.connection()
             if engine.dialect.name == "postgresql":
                 # A step may take long, and so may waiting for that of another process.
-                connection.execute(text("SET LOCAL statement_timeout = '10min'"))
-                connection.execute(text("SET LOCAL lock_timeout = '10min'"))
+                for limit in _LIMITS:
+                    connection.execute(text(f"SET LOCAL {limit} = '{_STATEMENT_SECONDS}s'"))
+                allow_statements(connection, _STATEMENT_SECONDS)
             advisory_lock(connection, _LOCK)
             revision = _revision(connection)
             if revision is not None and not is_known(revision):

@@ -28,9 +28,11 @@ async def readiness_of(services: Services, model: str | None = None) -> Readines
     serves = any(m.operations for m in models)
     if model is not None:
         serves = serves and any(m.name == model and m.operations for m in known)
+    unread = services.changes.unread
     missing = [
         *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
         *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
+        *([f"A change of the {' and '.join(unread)} cannot be read yet."] if unread else []),
         *([] if serves else [_worker_detail(services, states, model)]),
     ]
     return Readiness(

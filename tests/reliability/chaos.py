@@ -34,6 +34,7 @@ from tests.reliability.faults import (
     set_clock,
 )
 from tests.reliability.traffic import Traffic, TrafficReport
+from tests.silent_proxy import SilentProxy
 
 BASELINE_SECONDS = 3.0
 JOB_REFUSALS = frozenset({"503 dependency_unavailable"})
@@ -134,11 +135,17 @@ class Matrix:
         fetched: A home with `weights` and `samples`.
         rate: Requests a second.
         console: Prints each result when it is done.
-        database_url: A PostgreSQL server, where each deployment gets a database; None for SQLite.
+        database_proxy: Leads to a PostgreSQL server, where each deployment gets a database; None
+            for SQLite.
     """
 
     def __init__(
-        self, fetched: Path, rate: float, console: Console, *, database_url: str | None = None
+        self,
+        fetched: Path,
+        rate: float,
+        console: Console,
+        *,
+        database_proxy: SilentProxy | None = None,
     ) -> None:
         self._fetched = fetched
         self._rate = rate
@@ -149,9 +156,10 @@ class Matrix:
             "": True,
             "mounts": can_mount(),
             "cc": shutil.which("cc") is not None,
-            "sqlite": database_url is None,
+            "sqlite": database_proxy is None,
+            "postgresql": database_proxy is not None,
         }
-        self._database_url = database_url
+        self._database_proxy = database_proxy
         self._deployment: Deployment | None = None
         self._clock_moves = False
 
@@ -190,14 +198,16 @@ class Matrix:
         folder.mkdir()
         set_clock(folder / "clock", 0)
         env = clock_environment(folder / "clock") if moves else {}
-        if self._database_url is not None:
-            env["OPSIN_DATABASE_URL"] = new_database(self._database_url, f"chaos_{folder.name}")
+        if self._database_proxy is not None:
+            name = f"chaos_{folder.name}"
+            env["OPSIN_DATABASE_URL"] = new_database(self._database_proxy.url, name)
         self._deployment = Deployment(
             folder,
             self._fetched,
             env,
             mounts=self._available["mounts"],
             store=self._fetched / "store",
+            database_proxy=self._database_proxy,
         )
         self._clock_moves = moves
         self._deployment.start()
@@ -259,8 +269,10 @@ def main() -> int:
     words = arguments.only or [""]
     chosen = [fault for fault in FAULTS if any(word in fault.name for word in words)]
     with ExitStack() as stack:
-        url = stack.enter_context(running_postgresql()) if arguments.postgresql else None
-        rows = Matrix(fetched, arguments.rate, console, database_url=url).run(chosen)
+        proxy = None
+        if arguments.postgresql:
+            proxy = stack.enter_context(SilentProxy(stack.enter_context(running_postgresql())))
+        rows = Matrix(fetched, arguments.rate, console, database_proxy=proxy).run(chosen)
     console.print(table(rows))
     return 0 if rows and all(row.is_good for row in rows) else 1
 

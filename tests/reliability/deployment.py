@@ -20,6 +20,7 @@ import psutil
 from tests.conftest import SHARED
 from tests.flow.installation import ROOT, link
 from tests.ports import free_port
+from tests.silent_proxy import SilentProxy
 
 MODEL = "squeezenet"
 READY_SECONDS = 300.0
@@ -44,6 +45,7 @@ class Deployment:
         env: Further settings.
         mounts: Whether its home and its database each get a file system of their own.
         store: A store that may already contain the network; otherwise the worker imports it.
+        database_proxy: What PostgreSQL is reached through.
 
     Attributes:
         home: Its `OPSIN_HOME`.
@@ -59,7 +61,9 @@ class Deployment:
         *,
         mounts: bool = False,
         store: Path | None = None,
+        database_proxy: SilentProxy | None = None,
     ) -> None:
+        self.database_proxy = database_proxy
         self.home = folder / "home"
         self.database_disk = self.home / "database"
         self.port = free_port()

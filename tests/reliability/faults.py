@@ -40,7 +40,8 @@ class Fault:
     Attributes:
         inject: Injects the fault when entered and removes it when left; a kill is not undone.
         hold: Seconds it lasts.
-        needs: What the machine must support: ``mounts``, ``cc``, ``sqlite``, or nothing.
+        needs: What the machine must support: ``mounts``, ``cc``, ``sqlite``, ``postgresql``, or
+            nothing.
         codes: The codes that requests may get until the service has recovered.
     """
 
@@ -93,6 +94,14 @@ def lock_database(deployment: Deployment) -> Iterator[None]:
         writer.execute("BEGIN EXCLUSIVE")
         yield
         writer.execute("ROLLBACK")
+
+
+@contextmanager
+def silence_database(deployment: Deployment) -> Iterator[None]:
+    """Let the connections to PostgreSQL go silent without a reset; new ones work."""
+    if deployment.database_proxy is None or not deployment.database_proxy.silence():
+        raise RuntimeError("there is no connection to PostgreSQL")
+    yield
 
 
 def fill(place: Callable[[Deployment], Path]) -> Injector:
@@ -272,6 +281,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("Valkey frozen for 10 s", freeze("valkey"), FROZEN_SECONDS, codes=NO_REDIS | LATE),
     Fault("the worker frozen for 10 s", freeze("worker"), FROZEN_SECONDS, codes=NO_WORKER | LATE),
     Fault("FLUSHALL", flush, codes=NO_WORKER),
+    Fault("connections to PostgreSQL silent", silence_database, needs="postgresql"),
     Fault("database locked for 8 s", lock_database, HOLD_SECONDS, "sqlite"),
     Fault(
         "database full for 8 s",

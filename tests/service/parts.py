@@ -490,6 +490,7 @@ class FakeChanges:
     key_cache: KeyCache
     keyed: bool
     announced: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
     async def require_current(self) -> None:
         """Nobody else changes anything."""
@@ -562,6 +563,7 @@ class FakeServices:
     database: bool = True
     open_count: int = 0
     keyed: bool = False
+    unread: list[str] = field(default_factory=list)
 
     def with_keys(self) -> Keys:
         """The real table of keys, which the service reads when it starts."""
@@ -602,7 +604,7 @@ class FakeServices:
             layers=LayerCheck(self.store),
             keys=self.keys,
             key_cache=key_cache,
-            changes=FakeChanges(key_cache, self.keyed),
+            changes=FakeChanges(key_cache, self.keyed, unread=self.unread),
             rate_limits=RateLimits(self.redis),
             sessions=Sessions(self.redis, key_cache, settings.session_idle_minutes * 60),
             audit=self.audit,

@@ -180,11 +180,29 @@ def test_a_change_that_cannot_be_read_is_not_ignored(
         with pytest.raises(Unavailable):
             await started[1].request()
         assert await started[2].request() == 1
+        assert [other.feed.unread for other in started] == [[], ["keys"], []]
         started[1].broken = False
         await asyncio.sleep(0.8)
         assert await started[1].request() == 1
+        assert started[1].feed.unread == []
 
     monkeypatch.setattr(module, "FRESH_SECONDS", 0.4)
+    run(valkey.url, use)
+
+
+def test_a_change_that_is_being_read_is_not_yet_reported_as_unread(valkey: RealValkey) -> None:
+    async def use(started: list[Process]) -> None:
+        started[0].broken = True
+        await started[0].feed.check("keys")  # a failure of earlier, which has passed
+        started[0].broken = False
+        await asyncio.sleep(module._RETRY_SECONDS)
+        assert await started[0].request() == 0
+        started[0].delay = 0.3
+        change = asyncio.create_task(started[0].change(1))
+        await asyncio.sleep(0.1)
+        assert started[0].feed.unread == []
+        assert await change
+
     run(valkey.url, use)
 
 

@@ -54,13 +54,14 @@ def _loading(beat: WorkerBeat) -> tuple[WorkerBeat, ...]:
     [
         (lambda h: setattr(h.workers, "redis_ok", False), {"redis": "unreachable"}),
         (lambda h: setattr(h, "database", False), {"database": "unreachable"}),
+        (lambda h: h.unread.append("keys"), {"database": "ok", "redis": "ok"}),
         (lambda h: setattr(h.workers, "workers", ()), {"worker": "none"}),
         (
             lambda h: setattr(h.workers, "workers", _loading(h.workers.workers[0])),
             {"worker": "loading"},
         ),
     ],
-    ids=["redis", "database", "no worker", "loading"],
+    ids=["redis", "database", "unread change", "no worker", "loading"],
 )
 def test_readiness_names_what_does_not_respond(
     client: httpx.Client, fakes: FakeServices, break_it: Any, expected: dict[str, str]
