@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, delete, func, insert, or_, select
+from sqlalchemy import ColumnElement, Engine, Text, and_, cast, delete, func, insert, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from contracts.errors import DatasetNotFound, IdempotencyConflict, NotFound, Unavailable
 from contracts.pages import Page
@@ -26,12 +26,15 @@ from database.engine import batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.paging import (
     MAX_PAGE_BYTES,
+    Reserve,
     decode_number,
     decode_time_and_id,
     encode_cursor,
-    ids_within,
     length_of,
+    read_anyway,
     require_limit,
+    rows_within,
+    sizes_of,
 )
 from database.tables import DatasetFileRecord, DatasetRecord
 
@@ -190,14 +193,30 @@ class DatasetRows:
             response = StoredResponse(201, body or info.model_dump(mode="json"))
             remember(session, idempotency, response, self._clock())
 
-    def get(self, dataset_id: str) -> DatasetInfo:
+    def get(self, dataset_id: str, reserve: Reserve = read_anyway) -> DatasetInfo:
         """One dataset.
 
         Raises:
             DatasetNotFound: There is no such dataset.
         """
+        info = DatasetRecord.info
+        query = select(length_of(info)).where(DatasetRecord.id == dataset_id)
         with reading(self._engine) as session:
-            return _info(_find(session, dataset_id))
+            _find(session, dataset_id)
+            reserve(session.scalar(query) or 0)
+            found = session.scalar(query.with_only_columns(cast(info, Text)))
+        if found is None:
+            raise _not_found()
+        return DatasetInfo.model_validate_json(found)
+
+    def require(self, dataset_id: str) -> None:
+        """Check that a dataset exists, without reading its classes.
+
+        Raises:
+            DatasetNotFound: There is no such dataset.
+        """
+        with reading(self._engine) as session:
+            _find(session, dataset_id)
 
     def revision(self, dataset_id: str) -> int:
         """The revision of the rows of a dataset; 0 or less if they are missing or incomplete."""
@@ -211,7 +230,9 @@ class DatasetRows:
             rows = session.execute(select(DatasetRecord.id, DatasetRecord.revision))
             return {row.id: row.revision for row in rows}
 
-    def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[DatasetInfo]:
+    def list(
+        self, *, limit: int = 50, cursor: str | None = None, reserve: Reserve = read_anyway
+    ) -> Page[DatasetInfo]:
         """A page of datasets, newest first. New ones do not shift the pages.
 
         It ends early, but not before its first one, where they would have more than
@@ -230,15 +251,21 @@ class DatasetRows:
             created_at, dataset_id = decode_time_and_id(cursor)
             same_time = and_(DatasetRecord.created_at == created_at, DatasetRecord.id < dataset_id)
             query = query.where(or_(DatasetRecord.created_at < created_at, same_time))
-        sized = query.with_only_columns(DatasetRecord.id, length_of(DatasetRecord.info))
+        named = query.with_only_columns(DatasetRecord.id, DatasetRecord.created_at)
+        row_id, length = DatasetRecord.id, length_of(DatasetRecord.info)
         with reading(self._engine) as session:
-            found = [(row_id, size) for row_id, size in session.execute(sized.limit(limit + 1))]
-            chosen = ids_within(found[:limit], MAX_PAGE_BYTES)
-            shown = session.scalars(query.where(DatasetRecord.id.in_(chosen))).all()
+            found = session.execute(named.limit(limit + 1)).all()
+            ids = [row.id for row in found[:limit]]
+            chosen = rows_within(sizes_of(session, ids, row_id, length), MAX_PAGE_BYTES)
+            reserve(sum(chosen.values()))
+            texts = query.with_only_columns(cast(DatasetRecord.info, Text))
+            shown = session.scalars(texts.where(row_id.in_(chosen))).all()
         next_cursor = None
         if len(found) > len(chosen) and shown:
-            next_cursor = encode_cursor(shown[-1].created_at.isoformat(), shown[-1].id)
-        return Page(items=[_info(row) for row in shown], next_cursor=next_cursor)
+            last = found[len(chosen) - 1]
+            next_cursor = encode_cursor(last.created_at.isoformat(), last.id)
+        items = [DatasetInfo.model_validate_json(info) for info in shown]
+        return Page(items=items, next_cursor=next_cursor)
 
     def files(
         self,
@@ -392,7 +419,11 @@ def _find(session: Session, dataset_id: str) -> DatasetRecord:
 
 
 def _require_row(session: Session, dataset_id: str) -> DatasetRecord:
-    row = session.get(DatasetRecord, dataset_id) if dataset_id.isprintable() else None
+    # Without the classes, of which there may be megabytes.
+    options = (defer(DatasetRecord.info, raiseload=True),)
+    row = None
+    if dataset_id.isprintable():
+        row = session.get(DatasetRecord, dataset_id, options=options)
     if row is None:
         raise _not_found()
     return row
@@ -400,7 +431,3 @@ def _require_row(session: Session, dataset_id: str) -> DatasetRecord:
 
 def _not_found() -> DatasetNotFound:
     return DatasetNotFound("There is no dataset with that id. `GET /v1/datasets` lists all.")
-
-
-def _info(row: DatasetRecord) -> DatasetInfo:
-    return DatasetInfo.model_validate(row.info)

@@ -6,17 +6,23 @@ A cursor holds the sort key of the last item of a page. Clients send it back wit
 import base64
 import binascii
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
-from sqlalchemy import Text, cast, func
+from sqlalchemy import Text, cast, func, select
+from sqlalchemy.orm import Session
 
 from contracts.errors import ValidationFailed
 
 MAX_PAGE_SIZE = 200
-MAX_PAGE_BYTES = 8 * 1024 * 1024
+MAX_PAGE_BYTES = 1024 * 1024
 """Of the rows of one page of jobs or datasets, which may be large."""
+
+Reserve = Callable[[int], None]
+"""Is told how many bytes are about to be read, and raises if that is too much at the moment."""
+_SIZED_TOGETHER = 16
 _MAX_NUMBER = 2**31 - 1
 
 
@@ -96,22 +102,48 @@ def invalid_cursor() -> ValidationFailed:
     return ValidationFailed("The cursor is not valid. Use next_cursor of the previous page.")
 
 
-def ids_within(sizes: Iterable[tuple[str, int]], most: int) -> list[str]:
+def sizes_of(
+    session: Session, ids: Iterable[str], column: Any, size: Any
+) -> Iterator[tuple[str, int]]:
+    """Id and bytes of each row; a few at a time, because SQLite reads a value to measure it.
+
+    Args:
+        session: To read in.
+        ids: In order.
+        column: Of the id.
+        size: Expression of the bytes.
+    """
+    remaining, most = iter(ids), 2
+    while batch := list(islice(remaining, most)):
+        most = min(2 * most, _SIZED_TOGETHER)
+        measured = session.execute(select(column, size).where(column.in_(batch)))
+        sizes = {row_id: int(length) for row_id, length in measured}
+        yield from ((row_id, sizes.get(row_id, 0)) for row_id in batch)
+
+
+def rows_within(sizes: Iterable[tuple[str, int]], most: int) -> dict[str, int]:
     """The first of these rows that have no more than `most` bytes together, at least one.
 
     A page is bounded by its number of rows, of which a single one can have megabytes.
 
     Args:
-        sizes: Id and bytes of each, in order.
+        sizes: Id and bytes of each, in order; read no further than needed.
         most: Bytes.
+
+    Returns:
+        The bytes of each, by id, in order.
     """
-    total, chosen = 0, list[str]()
+    total, chosen = 0, dict[str, int]()
     for row_id, size in sizes:
         total += size
         if chosen and total > most:
             break
-        chosen.append(row_id)
+        chosen[row_id] = size
     return chosen
+
+
+def read_anyway(_size: int) -> None:
+    """A `Reserve` for callers that read alone."""
 
 
 def length_of(column: Any) -> Any:

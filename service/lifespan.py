@@ -52,6 +52,7 @@ from service.queue.dispatcher import BatchTaskSender, Dispatcher
 from service.queue.recovery import Recovery
 from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
+from service.reads import Reads
 from service.registry.conversions import ConversionClient
 from service.shared_check import SharedCheck
 from service.system.metrics import served_versions
@@ -168,6 +169,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             faces=faces,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
+            reads=_open_reads(stack),
             metrics=metrics,
             metrics_service=_start_metrics(stack, client, metrics, api_id),
         )
@@ -195,6 +197,12 @@ def _open_decoders(
     renderer = Decoder(1, max_pixels=settings.max_image_pixels, budget=budget)
     stack.callback(renderer.close)
     return decoder, renderer
+
+
+def _open_reads(stack: AsyncExitStack) -> Reads:
+    reads = Reads()
+    stack.callback(reads.close)
+    return reads
 
 
 async def _follow_changes(

@@ -28,7 +28,9 @@ from database.jobs.files import JobFiles
 from database.jobs.queries import (
     JobCounts,
     JobEntry,
+    StoredJob,
     about_person,
+    artifacts_of,
     counts,
     delete_jobs,
     depths,
@@ -37,9 +39,17 @@ from database.jobs.queries import (
     jobs_of,
     jobs_within,
     state_of,
+    stored_jobs,
     subjects_named,
 )
-from database.paging import MAX_PAGE_BYTES, decode_time_and_id, encode_cursor, require_limit
+from database.paging import (
+    MAX_PAGE_BYTES,
+    Reserve,
+    decode_time_and_id,
+    encode_cursor,
+    read_anyway,
+    require_limit,
+)
 from database.tables import JobRecord
 
 Clock = Callable[[], datetime]  # an aware time
@@ -65,6 +75,18 @@ class JobHistory:
 
     job: Job
     entries: list[JobEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A page of jobs as they are stored.
+
+    Attributes:
+        next_cursor: None on the last page.
+    """
+
+    items: list[StoredJob]
+    next_cursor: str | None
 
 
 def new_job_id() -> str:
@@ -173,8 +195,31 @@ class Jobs:
         Raises:
             JobNotFound: There is no such job.
         """
+        return self.stored(job_id).whole()
+
+    def stored(self, job_id: str, reserve: Reserve = read_anyway) -> StoredJob:
+        """One job as it is stored.
+
+        Raises:
+            JobNotFound: There is no such job.
+        """
+        ids = [job_id] if _is_usable(job_id) else []
         with reading(self._engine) as session:
-            return jobs_of(session, [find(session, job_id)])[0]
+            reserve(sum(jobs_within(session, ids, MAX_PAGE_BYTES).values()))
+            found = stored_jobs(session, ids)
+        if not found:
+            raise _not_found()
+        return found[0]
+
+    def outline(self, job_id: str) -> Job:
+        """One job without what may have megabytes: `about`, metrics and result.
+
+        Raises:
+            JobNotFound: There is no such job.
+        """
+        with reading(self._engine) as session:
+            job = state_of(find(session, job_id, is_whole=False))
+            return job.model_copy(update={"artifacts": artifacts_of(session, job_id)})
 
     def request_of(self, job_id: str) -> dict[str, Any]:
         """What the worker is asked to do.
@@ -182,8 +227,12 @@ class Jobs:
         Raises:
             JobNotFound: There is no such job.
         """
+        query = select(JobRecord.request).where(JobRecord.id == job_id)
         with reading(self._engine) as session:
-            return find(session, job_id).request
+            request: dict[str, Any] | None = session.scalar(query)
+        if request is None:
+            raise _not_found()
+        return request
 
     def history(self, job_id: str, after: int = 0) -> JobHistory:
         """The state and progress of one job, and its entries after a sequence number.
@@ -260,6 +309,20 @@ class Jobs:
         cursor: str | None = None,
         without: Collection[Scope] = (),
     ) -> Page[Job]:
+        """As `page`, with the results."""
+        page = self.page(kind=kind, state=state, limit=limit, cursor=cursor, without=without)
+        return Page(items=[one.whole() for one in page.items], next_cursor=page.next_cursor)
+
+    def page(
+        self,
+        *,
+        kind: JobKind | None = None,
+        state: JobState | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+        without: Collection[Scope] = (),
+        reserve: Reserve = read_anyway,
+    ) -> JobPage:
         """A page of jobs, newest first. Jobs created in the meantime do not shift the pages.
 
         It ends early, but not before its first job, where requests, results and metrics would have
@@ -291,16 +354,13 @@ class Jobs:
         with reading(self._engine) as session:
             ids = session.scalars(query.with_only_columns(JobRecord.id).limit(limit + 1)).all()
             shown = jobs_within(session, ids[:limit], MAX_PAGE_BYTES)
-            records = {
-                record.id: record
-                for batch in batches(shown)
-                for record in session.scalars(select(JobRecord).where(JobRecord.id.in_(batch)))
-            }
-            items = jobs_of(session, [records[one] for one in shown if one in records])
+            reserve(sum(shown.values()))
+            items = stored_jobs(session, shown)
         next_cursor = None
         if len(ids) > len(shown) and items:
-            next_cursor = encode_cursor(items[-1].created_at.isoformat(), items[-1].id)
-        return Page(items=items, next_cursor=next_cursor)
+            last = items[-1].job
+            next_cursor = encode_cursor(last.created_at.isoformat(), last.id)
+        return JobPage(items, next_cursor)
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job.
@@ -308,19 +368,22 @@ class Jobs:
         A queued job ends at once. A running one is flagged, and ends when its worker sees the flag.
         A finished job does not change.
 
+        Returns:
+            The job, as `outline`, without artifacts.
+
         Raises:
             JobNotFound: There is no such job.
         """
         now = self._clock()
         with writing(self._engine) as session:
-            record = find(session, job_id, locked=True)
+            record = find(session, job_id, locked=True, is_whole=False)
             ended = record.state == "queued"
             if ended:
                 record.state = "cancelled"
                 record.finished_at = now
             elif record.state == "running":
                 record.cancel_requested = True
-            job = jobs_of(session, [record])[0]
+            job = state_of(record)
         if ended:
             self._metrics.inc("jobs_ended_total", job.kind, "cancelled", "")
         if self._files and job.state in FINISHED:
@@ -335,7 +398,7 @@ class Jobs:
             Conflict: It is not finished.
         """
         with writing(self._engine) as session:
-            record = find(session, job_id, locked=True)
+            record = find(session, job_id, locked=True, is_whole=False)
             if record.state not in FINISHED:
                 raise Conflict("The job is not finished. Cancel it first, then delete it.")
             session.delete(record)
@@ -469,16 +532,21 @@ def find(
     Raises:
         JobNotFound: There is no such job.
     """
-    # PostgreSQL accepts no NUL in a text, and our ids contain no such characters.
-    usable = job_id.isascii() and job_id.isprintable()
     large = (JobRecord.request, JobRecord.result)
     options = () if is_whole else tuple(defer(column, raiseload=True) for column in large)
     record = None
-    if usable:
+    if _is_usable(job_id):
         lock = locked or None
         record = session.get(JobRecord, job_id, with_for_update=lock, options=options)
     if record is None:
-        raise JobNotFound(
-            "There is no job with that id. Finished jobs are deleted after some time."
-        )
+        raise _not_found()
     return record
+
+
+def _is_usable(job_id: str) -> bool:
+    """PostgreSQL accepts no NUL in a text, and our ids contain no such characters."""
+    return job_id.isascii() and job_id.isprintable()
+
+
+def _not_found() -> JobNotFound:
+    return JobNotFound("There is no job with that id. Finished jobs are deleted after some time.")

@@ -1,19 +1,19 @@
 """Queries that turn rows into jobs: with metrics, artifacts and the position in the queue."""
 
+import json
 import re
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import Text, and_, case, cast, delete, false, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from contracts.jobs import FINISHED, NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
 from database.engine import batches
 from database.jobs.turns import turns
-from database.paging import ids_within, length_of
+from database.paging import length_of, rows_within, sizes_of
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
 
@@ -34,6 +34,34 @@ class JobEntry:
 _SUBJECT = re.compile(r"(?<![\w-])sub_[A-Za-z0-9_-]{1,60}(?![\w-])")
 _ROWS = 20  # at a time, since a result may have megabytes
 
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job whose result is the JSON that is stored.
+
+    A result can have megabytes. To make objects of it and JSON again takes a hundred times as long
+    as to pass it on, in which no other thread makes progress.
+
+    Attributes:
+        job: Without its result.
+        result: JSON; None if there is none.
+    """
+
+    job: Job
+    result: str | None
+
+    def as_json(self) -> str:
+        """As clients get it."""
+        fields = self.job.model_dump_json(exclude={"result"})
+        result = "null" if self.result is None else self.result
+        return f'{fields[:-1]},"result":{result}}}'
+
+    def whole(self) -> Job:
+        """With its result."""
+        result = None if self.result is None else json.loads(self.result)
+        return self.job.model_copy(update={"result": result})
+
+
 INFERENCE = "inference"
 """In place of a queue, for jobs that run on inference workers."""
 
@@ -53,7 +81,9 @@ class JobCounts:
     overdue_seconds: float = 0.0
 
 
-def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
+def jobs_of(
+    session: Session, records: Sequence[JobRecord], *, with_results: bool = True
+) -> list[Job]:
     """Convert rows to jobs, in the same order, with two queries for all of them."""
     ids = [record.id for record in records]
     metrics: dict[str, list[dict[str, Any]]] = {}
@@ -67,6 +97,7 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
         Job.model_validate(
             _fields(record)
             | {
+                "result": record.result if with_results else None,
                 "metrics": metrics.get(record.id, []),
                 "artifacts": artifacts.get(record.id, []),
                 "queue_position": positions.get(record.id),
@@ -76,22 +107,38 @@ def jobs_of(session: Session, records: Sequence[JobRecord]) -> list[Job]:
     ]
 
 
-def jobs_within(session: Session, ids: Sequence[str], most: int) -> list[str]:
+def jobs_within(session: Session, ids: Sequence[str], most: int) -> dict[str, int]:
     """The first of these jobs that have no more than `most` bytes together, at least one.
 
     A result can have megabytes, and clients may have as many finished jobs as they like.
+
+    Returns:
+        The bytes of each, by id, in order.
     """
     row, metric = JobRecord, MetricRecord
-    sizes: Counter[str] = Counter()
+    metrics = select(func.sum(length_of(metric.row))).where(metric.job_id == row.id)
+    own = length_of(row.request) + length_of(row.result)
+    size = own + func.coalesce(metrics.scalar_subquery(), 0)
+    return rows_within(sizes_of(session, ids, row.id, size), most)
+
+
+def stored_jobs(session: Session, ids: Collection[str]) -> list[StoredJob]:
+    """The existing ones of those jobs, in the same order."""
+    rows, results = dict[str, JobRecord](), dict[str, str | None]()
+    query = select(JobRecord, cast(JobRecord.result, Text)).options(
+        defer(JobRecord.result, raiseload=True)
+    )
     for batch in batches(ids):
-        own = length_of(row.request) + length_of(row.result)
-        for job_id, size in session.execute(select(row.id, own).where(row.id.in_(batch))):
-            sizes[job_id] += int(size)
-        rows = select(metric.job_id, func.sum(length_of(metric.row)))
-        rows = rows.where(metric.job_id.in_(batch)).group_by(metric.job_id)
-        for job_id, size in session.execute(rows):
-            sizes[job_id] += int(size)
-    return ids_within([(job_id, sizes[job_id]) for job_id in ids], most)
+        for record, result in session.execute(query.where(JobRecord.id.in_(batch))):
+            rows[record.id], results[record.id] = record, result
+    records = [rows[job_id] for job_id in ids if job_id in rows]
+    jobs = jobs_of(session, records, with_results=False)
+    return [StoredJob(job, results[job.id]) for job in jobs]
+
+
+def artifacts_of(session: Session, job_id: str) -> list[Artifact]:
+    """The artifacts of a job."""
+    return [_artifact(row) for row in _rows_of(session, ArtifactRecord, [job_id])]
 
 
 def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
@@ -239,10 +286,7 @@ def _fields(record: JobRecord) -> dict[str, Any]:
     about = None
     if record.kind not in UNNAMED_KINDS:
         about = record.request.get("name" if record.kind in NAMED_KINDS else "model")
-    return _state(record) | {
-        "result": record.result,
-        "about": about if isinstance(about, str) else None,
-    }
+    return _state(record) | {"about": about if isinstance(about, str) else None}
 
 
 def _state(record: JobRecord) -> dict[str, Any]:

@@ -19,5 +19,5 @@ async def dataset_kept(services: Services, dataset_id: str) -> AsyncIterator[Non
     """
     lock = partial(services.datasets.store.lock, dataset_id)
     async with services.lock_waiting.hold(dataset_id, lock):
-        await run_in_threadpool(services.datasets.rows.get, dataset_id)
+        await run_in_threadpool(services.datasets.rows.require, dataset_id)
         yield

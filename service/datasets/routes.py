@@ -12,17 +12,19 @@ from contracts.jobs import Job
 from contracts.names import composed
 from contracts.pages import Page, PageCursor, PageLimit
 from contracts.training.datasets import DATASET_ID, DatasetFile, DatasetInfo, FileStatus
+from database.paging import Reserve
 from models.datasets.layout import MAX_LABEL_LENGTH
 from service.auth import audit
 from service.datasets import upload, video
 from service.datasets.upload import AddQuery, CreateQuery
 from service.datasets.video import VideoQuery
-from service.dependencies import ServicesDep
+from service.dependencies import Services, ServicesDep
 from service.http.body import JSON_TYPE
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.files import FileContent, file_response, file_responses
 from service.http.headers import CreateKeyHeader, PrefersAsync
+from service.http.large_responses import ReadingDep
 from service.http.multipart import FORM_TYPE
 from service.http.responses import LOCATION, job_response
 from service.http.uploads import IMAGES_BODY
@@ -43,6 +45,7 @@ FileId = Annotated[
     ),
 ]
 _MISSING = problem_responses("dataset_not_found", "validation_error", "dependency_unavailable")
+_BUSY = problem_responses("queue_full", "deadline_exceeded", "draining")
 
 
 class PageQuery(BaseModel):
@@ -141,32 +144,42 @@ async def create_dataset(
     "",
     operation_id="list_datasets",
     summary="List datasets",
+    response_model=Page[DatasetInfo],
     responses={
         200: examples.json_response(
             "A page of datasets, newest first.",
             {"items": [examples.DATASET], "next_cursor": None},
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
+        **_BUSY,
     },
 )
 async def list_datasets(
-    query: Annotated[PageQuery, Query()], services: ServicesDep
-) -> Page[DatasetInfo]:
-    """All datasets, newest first."""
-    return await run_in_threadpool(
-        services.datasets.rows.list, limit=query.limit, cursor=query.cursor
-    )
+    query: Annotated[PageQuery, Query()], services: ServicesDep, reading: ReadingDep
+) -> Response:
+    """All datasets, newest first. A page of datasets with many classes ends early."""
+    return await reading.respond(partial(_page, services, query))
+
+
+def _page(services: Services, query: PageQuery, reserve: Reserve) -> str:
+    rows = services.datasets.rows
+    return rows.list(limit=query.limit, cursor=query.cursor, reserve=reserve).model_dump_json()
 
 
 @router.get(
     "/{dataset_id}",
     operation_id="get_dataset",
     summary="Get a dataset",
-    responses={200: examples.json_response("The dataset.", examples.DATASET), **_MISSING},
+    response_model=DatasetInfo,
+    responses={200: examples.json_response("The dataset.", examples.DATASET), **_MISSING, **_BUSY},
 )
-async def get_dataset(dataset_id: DatasetId, services: ServicesDep) -> DatasetInfo:
+async def get_dataset(
+    dataset_id: DatasetId, services: ServicesDep, reading: ReadingDep
+) -> Response:
     """The classes, splits and warnings, and the first files that were left out."""
-    return await run_in_threadpool(services.datasets.rows.get, dataset_id)
+    return await reading.respond(
+        lambda reserve: services.datasets.rows.get(dataset_id, reserve).model_dump_json()
+    )
 
 
 @router.delete(

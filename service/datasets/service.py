@@ -316,7 +316,7 @@ class Datasets:
 
     def _delete_lost(self, dataset_id: str) -> None:
         """Delete the rows of a dataset whose folder is missing."""
-        self.rows.get(dataset_id)
+        self.rows.require(dataset_id)
         require_mounted(self.store.home)
         self._require_unused(dataset_id)
         self.rows.delete(dataset_id)

@@ -196,7 +196,7 @@ async def add(
         ClientDisconnect: The client hung up.
     """
     label = checked_label(query.label)
-    await run_in_threadpool(services.datasets.rows.get, dataset_id)
+    await run_in_threadpool(services.datasets.rows.require, dataset_id)
     with services.datasets.upload_slot(quota_key(request.scope)):
         async with deadline.enforced():
             uploads = await read_uploads(request, services.settings)

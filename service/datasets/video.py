@@ -62,7 +62,7 @@ async def submit(
         ClientDisconnect: The client hung up.
     """
     label = checked_label(query.label)
-    await run_in_threadpool(services.datasets.rows.get, dataset_id)
+    await run_in_threadpool(services.datasets.rows.require, dataset_id)
     if query.region == "face":
         # Known here already: the job could only fail.
         await run_in_threadpool(Weights.of(services.settings).find, _FACE_WEIGHTS)

@@ -117,6 +117,8 @@ class FairPool:
         places: Pieces of work that may wait or run, of all clients together.
         share: Of those, the places of one client. An idle pool can always take that many.
         budget: Bounds the pixels of all work that runs, in this and in other pools.
+        full: What a client is told whose work has no place.
+        late: What a client is told whose work was not done before its deadline.
     """
 
     def __init__(
@@ -127,7 +129,13 @@ class FairPool:
         places: int,
         share: int,
         budget: PixelBudget | None = None,
+        full: str = "Too many images wait to be decoded. Retry soon.",
+        late: str = (
+            "The image was not decoded before the deadline. Send fewer or smaller images at a "
+            "time, or a larger X-Timeout-Ms."
+        ),
     ) -> None:
+        self._full, self._late = full, late
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._idle = threads
@@ -156,7 +164,7 @@ class FairPool:
         """
         self.require_place()
         if deadline_seconds <= 0:
-            raise _too_late()
+            raise DeadlineExceeded(self._late)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         task = _Task(work, pixels, CALLER.get(_NOBODY), result)
         with self._lock:
@@ -166,7 +174,7 @@ class FairPool:
             async with asyncio.timeout(deadline_seconds):
                 return await result
         except TimeoutError:
-            raise _too_late() from None
+            raise DeadlineExceeded(self._late) from None
         finally:
             if self._give_up(task):
                 self._start()  # what waited behind it may fit into the budget
@@ -190,12 +198,12 @@ class FairPool:
             Draining: As `run`.
         """
         if self._closed:
-            raise Draining("The service is shutting down. Send the image again.", retry_after=1)
+            raise Draining("The service is shutting down. Send it again.", retry_after=1)
         with self._lock:
             mine = self._queue.count(CALLER.get(_NOBODY).client)
             total = sum(one.count for one in self._queue.clients.values())
         if mine >= self._share or total >= self._places:
-            raise QueueFull("Too many images wait to be decoded. Retry soon.", retry_after=1)
+            raise QueueFull(self._full, retry_after=1)
 
     def _start(self) -> None:
         """Wake an idle thread for each piece of work that may run."""
@@ -260,10 +268,3 @@ def _call(task: _Task, call: Callable[[], object]) -> None:
     """Call on the event loop of the work's caller."""
     with suppress(RuntimeError):  # the loop is closed
         task.result.get_loop().call_soon_threadsafe(call)
-
-
-def _too_late() -> DeadlineExceeded:
-    return DeadlineExceeded(
-        "The image was not decoded before the deadline. Send fewer or smaller images at a time, "
-        "or a larger X-Timeout-Ms."
-    )

@@ -1,5 +1,6 @@
 """`/v1/jobs`: list, follow, cancel and delete jobs, and download their artifacts."""
 
+import json
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
@@ -11,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.jobs import FINISHED, Job, JobKind, JobState
 from contracts.keys import SCOPES
 from contracts.pages import Page, PageCursor, PageLimit
+from database.paging import Reserve
 from service.auth.job_scopes import may_read, require_job
 from service.auth.principal import Principal, principal_of, quota_key
 from service.auth.sessions import Session
 from service.dependencies import Services, ServicesDep
 from service.http.errors import NoContentError, problem_responses
 from service.http.files import file_responses
+from service.http.large_responses import ReadingDep
 from service.http.responses import artifact_response
 from service.jobs.events import StreamCursor, follow, parse_last_event_id, pending_events
 from service.openapi import examples
@@ -39,17 +42,17 @@ class JobsQuery(BaseModel):
 
 
 async def _readable_job(request: Request, job_id: JobId, services: ServicesDep) -> Job:
-    """The job of that id, read before the response begins.
+    """The job of that id without metrics and result, read before the response begins.
 
     Raises:
         JobNotFound: There is no such job.
         Forbidden: The key lacks a scope that the job's request needed.
     """
-    return await run_in_threadpool(_read, services, principal_of(request), job_id)
+    return await run_in_threadpool(_outline, services, principal_of(request), job_id)
 
 
-def _read(services: Services, principal: Principal, job_id: str) -> Job:
-    job = services.jobs.get(job_id)
+def _outline(services: Services, principal: Principal, job_id: str) -> Job:
+    job = services.jobs.outline(job_id)
     require_job(principal, job, services.jobs, services.store)
     return job
 
@@ -92,49 +95,69 @@ async def _require_news(
 
 
 _MISSING = problem_responses("job_not_found", "validation_error", "dependency_unavailable")
+_BUSY = problem_responses("queue_full", "deadline_exceeded", "draining")
 
 
 @router.get(
     "",
     operation_id="list_jobs",
     summary="List jobs",
+    response_model=Page[Job],
     responses={
         200: examples.json_response(
             "A page of jobs, newest first.",
             {"items": [examples.JOB, examples.TRAINING], "next_cursor": None},
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
+        **_BUSY,
     },
 )
 async def list_jobs(
-    request: Request, query: Annotated[JobsQuery, Query()], services: ServicesDep
-) -> Page[Job]:
-    """All stored jobs that the key may read, newest first."""
-    return await run_in_threadpool(_page, services, principal_of(request), query)
+    request: Request,
+    query: Annotated[JobsQuery, Query()],
+    services: ServicesDep,
+    reading: ReadingDep,
+) -> Response:
+    """All stored jobs that the key may read, newest first.
+
+    A page of jobs with large results ends early.
+    """
+    return await reading.respond(partial(_page, services, principal_of(request), query))
 
 
-def _page(services: Services, principal: Principal, query: JobsQuery) -> Page[Job]:
+def _page(services: Services, principal: Principal, query: JobsQuery, reserve: Reserve) -> str:
     jobs = services.jobs
-    page = jobs.list(
+    page = jobs.page(
         kind=query.kind,
         state=query.state,
         limit=query.limit,
         cursor=query.cursor,
         without=[scope for scope in SCOPES if not principal.may(scope)],
+        reserve=reserve,
     )
-    visible = [job for job in page.items if may_read(principal, job, jobs, services.store)]
-    return Page(items=visible, next_cursor=page.next_cursor)
+    visible = [one for one in page.items if may_read(principal, one.job, jobs, services.store)]
+    items = ",".join(one.as_json() for one in visible)
+    return f'{{"items":[{items}],"next_cursor":{json.dumps(page.next_cursor)}}}'
 
 
 @router.get(
     "/{job_id}",
     operation_id="get_job",
     summary="Get a job",
-    responses={200: examples.json_response("The job.", examples.TRAINING), **_MISSING},
+    response_model=Job,
+    responses={200: examples.json_response("The job.", examples.TRAINING), **_MISSING, **_BUSY},
 )
-async def get_job(job: JobDep) -> Job:
+async def get_job(
+    request: Request, job_id: JobId, services: ServicesDep, reading: ReadingDep
+) -> Response:
     """State, progress, metrics, artifacts and, once it has succeeded, the result."""
-    return job
+    return await reading.respond(partial(_job, services, principal_of(request), job_id))
+
+
+def _job(services: Services, principal: Principal, job_id: str, reserve: Reserve) -> str:
+    stored = services.jobs.stored(job_id, reserve)
+    require_job(principal, stored.job, services.jobs, services.store)
+    return stored.as_json()
 
 
 @router.delete(
@@ -154,15 +177,20 @@ async def delete_job(job: JobDep, services: ServicesDep) -> Response:
     "/{job_id}/cancel",
     operation_id="cancel_job",
     summary="Cancel a job",
+    response_model=Job,
     responses={
         200: examples.json_response("The job.", examples.JOB | {"state": "cancelled"}),
         **_MISSING,
         **problem_responses("conflict"),
+        **_BUSY,
     },
 )
-async def cancel_job(job: JobDep, services: ServicesDep) -> Job:
+async def cancel_job(
+    request: Request, job: JobDep, services: ServicesDep, reading: ReadingDep
+) -> Response:
     """A queued job never starts; a running one stops within one step."""
-    return await run_in_threadpool(services.jobs.cancel, job.id)
+    await run_in_threadpool(services.jobs.cancel, job.id)
+    return await reading.respond(partial(_job, services, principal_of(request), job.id))
 
 
 @router.get(

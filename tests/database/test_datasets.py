@@ -53,6 +53,22 @@ def listing(dataset_id: str, clock: Clock, *, revision: int = 1, files: int = 0)
     return Listing(info=info, validation=0.15, test=0.15, files=made)
 
 
+def test_what_needs_no_classes_reads_none(rows: DatasetRows, clock: Clock, engine: Engine) -> None:
+    """Requests for a file of a dataset would otherwise read megabytes each."""
+    rows.put(listing("ds_1", clock, files=2))
+    statements = list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    rows.require("ds_1")
+    assert len(rows.files("ds_1").items) == 2
+    rows.file("ds_1", "file_1")
+    assert statements
+    assert not [one for one in statements if "data_sets.info" in one]
+
+
 def test_a_page_of_datasets_of_many_classes_ends_early(
     rows: DatasetRows, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

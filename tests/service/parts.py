@@ -6,6 +6,7 @@ They behave like the real ones, with a network that is a histogram: the class wi
 
 import asyncio
 import io
+import json
 import math
 import tempfile
 import time
@@ -42,7 +43,6 @@ from contracts.inference.manifest import Manifest
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.keys import Scope
-from contracts.pages import Page
 from contracts.queue.clock import RedisClock
 from contracts.queue.explain_messages import (
     ActivationsReply,
@@ -60,9 +60,10 @@ from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.installation import FILE
 from database.jobs.files import JobFiles
-from database.jobs.jobs import JobHistory
-from database.jobs.queries import JobCounts, JobEntry
+from database.jobs.jobs import JobHistory, JobPage
+from database.jobs.queries import JobCounts, JobEntry, StoredJob
 from database.keys import Keys, KeySnapshot
+from database.paging import Reserve
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
@@ -323,6 +324,10 @@ class FakeWorkers:
         return [LaneInfo(name="lane:squeezenet:1:classify", depth=0, drain_rate=None)]
 
 
+def _stored(job: Job) -> StoredJob:
+    return StoredJob(job, None if job.result is None else json.dumps(job.result))
+
+
 @dataclass
 class FakeJobs:
     """Jobs in a dict, as the queue and as the table of jobs."""
@@ -406,6 +411,13 @@ class FakeJobs:
         except KeyError:
             raise JobNotFound("There is no such job; finished ones are kept a day.") from None
 
+    outline = get
+
+    def stored(self, job_id: str, reserve: Reserve) -> StoredJob:
+        stored = _stored(self.get(job_id))
+        reserve(len(stored.result or ""))
+        return stored
+
     async def submit_work(
         self,
         kind: JobKind,
@@ -444,7 +456,7 @@ class FakeJobs:
     def counts(self) -> JobCounts:
         return JobCounts({("training", "training", "queued"): 2}, {"training": 7.5}, 0.0)
 
-    def list(
+    def page(
         self,
         *,
         kind: JobKind | None,
@@ -452,7 +464,8 @@ class FakeJobs:
         limit: int,
         cursor: str | None,
         without: Collection[str],
-    ) -> Page[Job]:
+        reserve: Reserve,
+    ) -> JobPage:
         found = [
             job
             for job in self.jobs.values()
@@ -462,7 +475,9 @@ class FakeJobs:
             and not set(job.scopes or ()) & set(without)
         ]
         more = len(found) > limit
-        return Page(items=found[:limit], next_cursor=found[limit - 1].id if more else None)
+        items = [_stored(job) for job in found[:limit]]
+        reserve(sum(len(one.result or "") for one in items))
+        return JobPage(items, found[limit - 1].id if more else None)
 
     def using_subject(self, subject_id: str) -> tuple[str, ...]:
         return tuple(

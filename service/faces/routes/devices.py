@@ -14,6 +14,7 @@ from service.faces.privacy.export import export
 from service.faces.subjects import embedder_in_force
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.http.large_responses import ReadingDep
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
@@ -98,21 +99,25 @@ async def delete_device(
     "/export",
     operation_id="export_subject",
     summary="Export everything held on a person",
+    response_model=SubjectExport,
     responses={
         200: {"description": "The record, devices, templates, frames, jobs, audit and models."},
         **_MISSING,
+        **problem_responses("queue_full", "deadline_exceeded", "draining"),
     },
 )
 async def export_subject(
-    *, request: Request, response: Response, subject_id: SubjectId, services: ServicesDep
-) -> SubjectExport:
+    *, request: Request, subject_id: SubjectId, services: ServicesDep, reading: ReadingDep
+) -> Response:
     """Everything that is held on a person, decrypted, for the person who asks for it.
 
     It contains the person's embeddings and images: send it to nobody else. The audit log keeps that
     it was made.
     """
-    response.headers["Cache-Control"] = "no-store"
     embedder = await embedder_in_force(services)
-    exported = await run_in_threadpool(export, services, subject_id, embedder)
+    response = await reading.respond(
+        lambda _reserve: export(services, subject_id, embedder).model_dump_json(), is_long=True
+    )
+    response.headers["Cache-Control"] = "no-store"
     await audit.record(request, services, "subject_exported", subject_id)
-    return exported
+    return response

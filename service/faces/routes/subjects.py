@@ -1,8 +1,9 @@
 """`/v1/faces/subjects`: people who can be recognized, and their enrollment."""
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,6 +26,7 @@ from service.faces.privacy import erasure
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
+from service.http.large_responses import ReadingDep
 from service.http.responses import LOCATION, job_response
 from service.openapi import examples
 from service.threads import run_in_threadpool
@@ -80,25 +82,28 @@ async def create_subject(
     "",
     operation_id="list_subjects",
     summary="List people",
+    response_model=Page[Subject],
     responses={
         200: examples.json_response(
             "A page of subjects, newest first.",
             {"items": [face_examples.SUBJECT], "next_cursor": None},
         ),
         **problem_responses("validation_error", "dependency_unavailable"),
+        **problem_responses("queue_full", "deadline_exceeded", "draining"),
     },
 )
 async def list_subjects(
-    query: Annotated[SubjectsQuery, Query()], services: ServicesDep
-) -> Page[Subject]:
+    query: Annotated[SubjectsQuery, Query()], services: ServicesDep, reading: ReadingDep
+) -> Response:
     """All subjects, newest first."""
-    return await run_in_threadpool(
+    page = partial(
         services.faces.subjects.list,
         embedder=await subjects.embedder_in_force(services),
         external_id=query.external_id,
         limit=query.limit,
         cursor=query.cursor,
     )
+    return await reading.respond(lambda _reserve: page().model_dump_json())
 
 
 @router.get(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, update
+from sqlalchemy import Engine, event, update
 
 from contracts.errors import (
     Conflict,
@@ -160,6 +160,39 @@ def test_a_page_of_large_jobs_ends_early(
     assert len(jobs.list().items) == 1
 
 
+def test_what_needs_no_result_reads_none(jobs: Jobs, leases: Leases, engine: Engine) -> None:
+    """Requests for an artifact or an end of a job would otherwise read megabytes each."""
+    job, statements = finished(jobs, leases), list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    assert jobs.outline(job.id) == job.model_copy(update={"about": None, "result": None})
+    jobs.request_of(job.id)
+    jobs.cancel(job.id)
+    jobs.delete(job.id)
+    assert statements
+    assert not [one for one in statements if "jobs.result" in one]
+
+
+def test_large_results_are_measured_only_until_a_page_is_full(
+    jobs: Jobs, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To measure a value, SQLite reads it: two hundred of megabytes take half a second."""
+    monkeypatch.setattr("database.jobs.jobs.MAX_PAGE_BYTES", 1)
+    made(jobs, 30)
+    measured = list[str]()
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if "length(" in statement:
+            measured.extend(parameters if isinstance(parameters, tuple) else parameters.values())
+
+    event.listen(engine, "before_cursor_execute", note)
+    assert len(jobs.list(limit=30).items) == 1
+    assert len({one for one in measured if str(one).startswith("job_")}) == 2
+
+
 def test_full_last_page_has_no_next_cursor(jobs: Jobs) -> None:
     made(jobs, 4)
     assert jobs.list(limit=4).next_cursor is None
@@ -218,7 +251,8 @@ def test_cancel_ends_a_queued_job_at_once(jobs: Jobs, leases: Leases, clock: Clo
 
 def test_cancel_does_not_change_a_finished_job(jobs: Jobs, leases: Leases) -> None:
     job = finished(jobs, leases)
-    assert jobs.cancel(job.id) == job
+    assert jobs.cancel(job.id).state == "succeeded"
+    assert jobs.get(job.id) == job
 
 
 def test_only_finished_jobs_are_deleted(jobs: Jobs, leases: Leases) -> None:
