@@ -24,6 +24,8 @@ Action = Literal[
     "consent_withdrawn",
     "face_disabled",
     "face_enabled",
+    "frames_allowed",
+    "frames_forbidden",
     "face_keys_replaced",
 ]
 

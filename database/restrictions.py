@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict
 from sqlalchemy import Engine, inspect, null, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -66,6 +66,7 @@ class Restrictions(BaseModel):
         policy: The policy of faces, if one was set.
         threshold: The threshold of faces, if one was set.
         lost_datasets: In the note of a restore, see `cli.backup.contents.Header`.
+        backup_at: In the note of a restore, when its backup was begun.
         unread: What could not be read, or not all of it: of `KEYS`, `DEVICES` and so on.
     """
 
@@ -83,6 +84,7 @@ class Restrictions(BaseModel):
     policy: Policy | None = None
     threshold: Threshold | None = None
     lost_datasets: list[str] | None = None
+    backup_at: AwareDatetime | None = None
     unread: list[str] = []
 
 
@@ -269,7 +271,7 @@ def tighten(engine: Engine, restrictions: Restrictions, clock: Callable[[], date
     """
     now, policy, threshold = clock(), restrictions.policy, restrictions.threshold
     with writing(engine) as session:
-        frames = forbid_frames(session, restrictions.frameless, now)
+        frames = forbid_frames(session, restrictions.frameless)
         settings = [] if policy is None else tighten_policy(session, policy, now)
         values = [] if threshold is None else tighten_threshold(session, threshold, now)
         return Tightened(

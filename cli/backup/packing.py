@@ -5,7 +5,6 @@ import io
 import os
 import tarfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, cast
 
@@ -34,7 +33,7 @@ def header_of(content: Snapshot, revision: str | None) -> Header:
             sizes.write(f"{length}\n")
     return Header(
         release=RELEASE,
-        created_at=datetime.now(UTC),
+        created_at=content.at,
         database=content.database,
         revision=revision,
         secrets=SECRETS in content.areas,

@@ -24,6 +24,7 @@ from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import FILE as ERASED_IDS
 from database.faces.privacy.erased_ids import add_erased, erased_ids
 from database.migrations import current, is_known
+from database.restored import Kept, Restored, kept_since, mark, news
 from database.restrictions import ERASED, KEYS, NOTHING_KNOWN, Restrictions
 from database.taken_back import FILE as TAKEN_BACK
 from database.taken_back import TakenBack, read_taken_back, write_taken_back
@@ -56,10 +57,15 @@ def note_restrictions(settings: Settings, header: Header) -> None:
             "earlier restore could come back. Put a copy of it back. Without one, move it aside, "
             "restore again, and compare `opsin keys list` with what was revoked."
         ) from None
-    if (merged := before.merged(found, _now(), erased_ids(home))) != before:
+    kept = {} if found.unread else _kept_since(settings, before.restored)
+    if (merged := before.merged(found, _now(), erased_ids(home), kept)) != before:
         write_taken_back(home, merged)
-    meanwhile = {"erased": header.erased, "lost_datasets": header.lost_datasets}
-    write_atomically(home / NOTED, found.model_copy(update=meanwhile).model_dump_json())
+    of_backup = {
+        "erased": header.erased,
+        "lost_datasets": header.lost_datasets,
+        "backup_at": header.created_at.astimezone(UTC),
+    }
+    write_atomically(home / NOTED, news(found, kept).model_copy(update=of_backup).model_dump_json())
 
 
 def _found(settings: Settings) -> Restrictions:
@@ -72,6 +78,14 @@ def _found(settings: Settings) -> Restrictions:
     engine = open_engine(settings.database)
     try:
         return restrictions.restrictions_of(engine, is_known=is_known(revision))
+    finally:
+        engine.dispose()
+
+
+def _kept_since(settings: Settings, restored: Restored | None) -> dict[str, Kept]:
+    engine = open_engine(settings.database)
+    try:
+        return kept_since(engine, restored)
     finally:
         engine.dispose()
 
@@ -91,6 +105,7 @@ def complete_restore(settings: Settings, console: Console) -> None:
         if noted is not None:
             drop_deleted_datasets(settings, noted.lost_datasets)
             _repeat(settings, noted, console)
+            _mark(settings, noted.backup_at)
     (settings.home / NOTED).unlink(missing_ok=True)
 
 
@@ -127,6 +142,23 @@ def _repeat(settings: Settings, noted: Restrictions, console: Console) -> None:
     if unread:
         # An error, as `--quiet` suppresses notes.
         warn(errors(), _not_known(unread))
+
+
+def _mark(settings: Settings, backup_at: datetime | None) -> None:
+    """Keep what the next restore compares this database with."""
+    try:
+        taken_back = read_taken_back(settings.home)
+    except ValueError:
+        return  # the next restore says so
+    engine = open_engine(settings.database)
+    try:
+        restored = None if backup_at is None else mark(engine, backup_at, _now)
+    finally:
+        engine.dispose()
+    if restored is not None and not restored.people:
+        restored = None  # there is nobody to compare
+    if restored != taken_back.restored:
+        write_taken_back(settings.home, taken_back.model_copy(update={"restored": restored}))
 
 
 def _tighten(settings: Settings, engine: Engine, noted: Restrictions, console: Console) -> None:

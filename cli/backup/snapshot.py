@@ -41,6 +41,7 @@ class Snapshot:
     """A home at one moment.
 
     Attributes:
+        at: The moment: the database is no older.
         database: The kind of the copied database; None if there was none.
         areas: The folder with each area's files, by its name.
         scratch: An empty folder, removed with the snapshot.
@@ -48,6 +49,7 @@ class Snapshot:
         erased: The subjects that were erased meanwhile, sorted.
     """
 
+    at: datetime
     database: DatabaseKind | None
     areas: dict[str, Path]
     scratch: Path
@@ -76,7 +78,7 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
         earlier = here / "earlier"
         link_tree(settings.jobs_home, earlier, skip=_no_scratch)
         named, erased = _named_datasets(settings), erased_ids(settings.home)
-        database = dump(settings, areas[DATABASE])
+        at, database = datetime.now(UTC), dump(settings, areas[DATABASE])
         areas["store"] = stack.enter_context(store.staging())
         for model in store.models():
             store.link_into(model, areas["store"] / model)
@@ -96,7 +98,7 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
         meanwhile = erased_ids(settings.home) - erased
         if database == "sqlite":
             _erase(areas, sorted(meanwhile))
-        yield Snapshot(database, areas, scratch, sorted(lost), sorted(meanwhile))
+        yield Snapshot(at, database, areas, scratch, sorted(lost), sorted(meanwhile))
 
 
 def _erase(areas: dict[str, Path], subjects: list[str]) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, NotFound
 from contracts.faces.devices import MAX_DEVICES, Device
+from database.audit import COMMAND, Actor, record
 from database.engine import reading, writing
 from database.faces.privacy.erasures import device_scope
 from database.faces.template_rows import find_subject
@@ -84,8 +85,8 @@ class FaceDevices:
         with writing(self._engine) as session:
             session.execute(used.values(last_used_at=self._clock()))
 
-    def remove(self, subject_id: str, device_id: str) -> None:
-        """Remove a device, whose signatures count no longer.
+    def remove(self, subject_id: str, device_id: str, *, actor: Actor = COMMAND) -> None:
+        """Remove a device, whose signatures count no longer. The audit log has it.
 
         Raises:
             SubjectNotFound: There is no such subject.
@@ -97,6 +98,7 @@ class FaceDevices:
             find_subject(session, subject_id)
             if session.scalar(found.returning(row.device_id)) is None:
                 raise NotFound("The subject has no such device.")
+            record(session, actor, "device_removed", subject_id, self._clock())
 
 
 def _device(row: FaceDeviceRecord) -> Device:

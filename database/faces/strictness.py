@@ -116,7 +116,7 @@ def frameless(session: Session) -> list[str]:
     return list(session.scalars(select(SubjectRecord.id).where(~SubjectRecord.keep_frames)))
 
 
-def forbid_frames(session: Session, ids: Collection[str], now: datetime) -> int:
+def forbid_frames(session: Session, ids: Collection[str]) -> int:
     """Store no frames of these subjects any more; returns how many rows of frames were deleted.
 
     The rows of all frames that no longer may be stored are deleted; their files are the caller's.
@@ -124,7 +124,7 @@ def forbid_frames(session: Session, ids: Collection[str], now: datetime) -> int:
     row, template, file = SubjectRecord, FaceTemplateRecord, FaceFileRecord
     for batch in batches(ids):
         stored = update(row).where(row.id.in_(batch), row.keep_frames)
-        session.connection().execute(stored.values(keep_frames=False, updated_at=now))
+        session.connection().execute(stored.values(keep_frames=False))
     of_frameless = select(row.id).where(~row.keep_frames)
     named = template.file_id.is_not(None) & template.subject_id.in_(of_frameless)
     connection = session.connection()

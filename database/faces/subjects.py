@@ -1,7 +1,7 @@
 """Subjects: adding, reading, changing and completely erasing them."""
 
 import secrets
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,6 +10,7 @@ from sqlalchemy import Engine, and_, delete, func, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from contracts.audit import Action
 from contracts.errors import SubjectExists
 from contracts.faces.subjects import (
     ErasedCounts,
@@ -19,6 +20,7 @@ from contracts.faces.subjects import (
     TemplateCounts,
 )
 from contracts.pages import Page
+from database.audit import COMMAND, Actor, record
 from database.crypto.envelope import EnvelopeCipher, key_id_of
 from database.engine import reading, writing
 from database.faces.face_files import FaceFiles
@@ -131,18 +133,26 @@ class Subjects:
         return Page(items=items, next_cursor=next_cursor)
 
     def change(
-        self, subject_id: str, change: SubjectChange, *, embedder: str | None = None
+        self,
+        subject_id: str,
+        change: SubjectChange,
+        *,
+        embedder: str | None = None,
+        actor: Actor = COMMAND,
     ) -> Subject:
         """Change a subject; deletes its frames if they may no longer be stored.
+
+        The audit log has who changed a consent or `keep_frames`, or enabled or
+        disabled a face.
 
         Raises:
             SubjectNotFound: There is no such subject.
             SubjectExists: Another subject has that external id.
         """
         try:
-            return self._change(subject_id, change, embedder)
+            return self._change(subject_id, change, embedder, actor)
         except IntegrityError:
-            return self._change(subject_id, change, embedder)
+            return self._change(subject_id, change, embedder, actor)
 
     def erase(self, subject_id: str) -> Erasure:
         """Delete a subject, its data key and everything stored about it.
@@ -222,7 +232,9 @@ class Subjects:
             consent=new.consent and new.consent.given(now).model_dump(mode="json"),
         )
 
-    def _change(self, subject_id: str, change: SubjectChange, embedder: str | None) -> Subject:
+    def _change(
+        self, subject_id: str, change: SubjectChange, embedder: str | None, actor: Actor
+    ) -> Subject:
         values = _changed_columns(change, self._clock())
         with writing(self._engine) as session:
             row = find_subject(session, subject_id, locked=True)
@@ -231,6 +243,8 @@ class Subjects:
             for name, value in values.items():
                 setattr(row, name, value)
             row.updated_at = self._clock()
+            for action in _audited(change):
+                record(session, actor, action, subject_id, row.updated_at)
             files = [] if row.keep_frames else _delete_frames(session, subject_id)
             session.flush()
             subject = _subjects(session, [row], embedder)[0]
@@ -250,6 +264,16 @@ def _changed_columns(change: SubjectChange, now: datetime) -> dict[str, Any]:
         values["face_disabled_at"] = now if values.pop("face_disabled") else None
         values["failures"] = 0
     return values
+
+
+def _audited(change: SubjectChange) -> Iterator[Action]:
+    """What of a change the audit log keeps."""
+    if "consent" in change.model_fields_set:
+        yield "consent_recorded" if change.consent else "consent_withdrawn"
+    if "face_disabled" in change.model_fields_set:
+        yield "face_disabled" if change.face_disabled else "face_enabled"
+    if "keep_frames" in change.model_fields_set:
+        yield "frames_allowed" if change.keep_frames else "frames_forbidden"
 
 
 def _require_unused(session: Session, external_id: str | None) -> None:

@@ -2,13 +2,11 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
 from typing import Any
 
-from contracts.audit import Action
 from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.faces import FACE_MODEL
-from contracts.faces.subjects import SUBJECT_ID, NewSubject, SubjectChange, embedder_of
+from contracts.faces.subjects import SUBJECT_ID, NewSubject, embedder_of
 from contracts.inference.manifest import CHAMPION
 from database.faces.privacy.erasures import SCOPE
 from database.idempotency import IdempotencyKey
@@ -37,14 +35,6 @@ def create(faces: FaceServices, new: NewSubject, key: str | None) -> dict[str, A
     body_hash = hashlib.sha256(new.model_dump_json(exclude=unsent).encode()).digest()
     digest = faces.keyed_hash.hexdigest(body_hash)
     return faces.subjects.create(new, key=IdempotencyKey(key, SCOPE, digest))
-
-
-def audited(change: SubjectChange) -> Iterator[Action]:
-    """What of a change the audit log keeps."""
-    if "consent" in change.model_fields_set:
-        yield "consent_recorded" if change.consent else "consent_withdrawn"
-    if "face_disabled" in change.model_fields_set:
-        yield "face_disabled" if change.face_disabled else "face_enabled"
 
 
 async def require_subject(services: Services, subject_id: str) -> None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 from contracts.faces.devices import Device, Devices, NewDevice, SubjectExport
 from contracts.faces.subjects import SUBJECT_ID
 from service.auth import audit
+from service.auth.principal import actor_of
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.device_keys import register
@@ -90,8 +91,7 @@ async def delete_device(
 ) -> Response:
     """Remove a device, for example a lost one. Its signatures count no longer."""
     devices = services.faces.repositories.devices
-    await run_in_threadpool(devices.remove, subject_id, device_id)
-    await audit.record(request, services, "device_removed", subject_id)
+    await run_in_threadpool(devices.remove, subject_id, device_id, actor=actor_of(request))
     return Response(status_code=204)
 
 

@@ -19,6 +19,7 @@ from contracts.faces.subjects import (
 from contracts.jobs import Job
 from contracts.pages import Page, PageCursor
 from service.auth import audit
+from service.auth.principal import actor_of
 from service.dependencies import ServicesDep
 from service.faces import enrollment, subjects
 from service.faces import examples as face_examples
@@ -133,14 +134,13 @@ async def change_subject(
 ) -> Subject:
     """Change the fields that are sent. `keep_frames: false` deletes all stored frames.
 
-    The audit log keeps who changed a consent, or enabled or disabled a face.
+    The audit log keeps who changed a consent or `keep_frames`, or enabled or disabled a face.
     """
     embedder = await subjects.embedder_in_force(services)
     change = services.faces.subjects.change
-    subject = await run_in_threadpool(change, subject_id, body, embedder=embedder)
-    for action in subjects.audited(body):
-        await audit.record(request, services, action, subject_id)
-    return subject
+    return await run_in_threadpool(
+        change, subject_id, body, embedder=embedder, actor=actor_of(request)
+    )
 
 
 @router.delete(

@@ -26,7 +26,7 @@ from contracts.faces.subjects import (
 )
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
-from database.engine import writing
+from database.engine import open_engine, writing
 from database.tables import FaceTemplateRecord
 from service.dependencies import Services
 from service.faces import login as login_module
@@ -47,7 +47,8 @@ OTHER = ECAlgorithm.to_jwk(generate_private_key(SECP256R1()).public_key(), as_di
 
 @pytest.fixture
 def fakes(tmp_path: Path, valkey: RealValkey) -> FakeServices:
-    fakes = FakeServices(faces=face_services_in(tmp_path, redis_url=valkey.url, tables=True))
+    faces = face_services_in(tmp_path, redis_url=valkey.url, tables=True)
+    fakes = FakeServices(faces=faces, engine=open_engine(f"sqlite:///{tmp_path}/opsin.db"))
     fakes.with_keys()
     return fakes
 
@@ -170,9 +171,15 @@ def test_the_operator_enables_a_face(client: httpx.Client, fakes: FakeServices, 
     assert client.patch(where, json={"face_disabled": False}).json()["face_disabled"] is False
     assert login(client, ada).json()["decision"] == "match"
     client.patch(where, json={"consent": CONSENT})
-    client.patch(where, json={"consent": None, "name": "Ada L."})
+    client.patch(where, json={"consent": None, "name": "Ada L.", "keep_frames": False})
     actions = [(one["action"], one["subject"]) for one in client.get("/v1/audit").json()["items"]]
-    names = ("consent_withdrawn", "consent_recorded", "face_enabled", "face_disabled")
+    names = (
+        "frames_forbidden",
+        "consent_withdrawn",
+        "consent_recorded",
+        "face_enabled",
+        "face_disabled",
+    )
     assert actions == [(name, ada) for name in names]
 
 
