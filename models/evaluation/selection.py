@@ -79,7 +79,8 @@ def check_classes(classes: Collection[str], labels: Sequence[Label]) -> None:
     Raises:
         NotTrainable: It has none.
     """
-    if any(normalized(name) in class_indices(labels) for name in classes):
+    indices = class_indices(labels)
+    if any(normalized(name) in indices for name in classes):
         return
     known = ", ".join(label.text for label in labels[:10])
     found = ", ".join(sorted(classes)[:10]) or "none"

@@ -208,7 +208,8 @@ def _side(request: TrainingRequest) -> tuple[int, int] | None:
 def _check_same_classes(
     request: TrainingRequest, before: Sequence[str], classes: Collection[str]
 ) -> None:
-    missing = [name for name in before if name not in classes]
+    known = set(classes)
+    missing = [name for name in before if name not in known]
     if len(missing) == len(before):
         raise ValidationFailed(
             f"from_version: the version has none of the dataset's classes, but {_listed(before)}. "
@@ -219,7 +220,7 @@ def _check_same_classes(
             f"from_version: the dataset has no images of {_listed(missing)}, which the version "
             "knows. Add some, or name the classes to go on with in `classes`."
         )
-    if _output(request) == "sigmoid" and set(before) != set(classes):
+    if _output(request) == "sigmoid" and set(before) != known:
         raise ValidationFailed(
             f"from_version: a sigmoid for two classes cannot learn others than {_listed(before)}."
         )

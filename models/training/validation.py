@@ -103,10 +103,11 @@ def select_classes(dataset: Dataset, classes: Collection[str] | None) -> Dataset
     if classes is None:
         return dataset
     check_selected_classes(classes, dataset.classes)
+    selected = set(classes)
     return replace(
         dataset,
-        classes=tuple(name for name in dataset.classes if name in classes),
-        examples=tuple(example for example in dataset.examples if example.label in classes),
+        classes=tuple(name for name in dataset.classes if name in selected),
+        examples=tuple(example for example in dataset.examples if example.label in selected),
     )
 
 
@@ -116,7 +117,8 @@ def check_selected_classes(selected: Collection[str] | None, classes: Sequence[s
     Raises:
         ValidationFailed: It has not.
     """
-    unknown = [name for name in selected or () if name not in classes]
+    known = set(classes)
+    unknown = [name for name in selected or () if name not in known]
     if unknown:
         raise ValidationFailed(
             f"classes: the dataset has no class '{unknown[0][:64]}'."

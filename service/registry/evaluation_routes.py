@@ -70,6 +70,9 @@ async def evaluate_version(
     digest = hashlib.sha256(json.dumps(parameters, sort_keys=True).encode()).hexdigest()
     if key and (earlier := await services.job_queue.earlier("evaluation", key, digest)):
         return job_response(earlier)
+    # Before the checks: they read the labels of two versions, and compare them with the dataset's.
+    idempotency, client = (key, digest) if key else None, quota_key(request.scope)
+    await services.job_queue.require_room("evaluation", idempotency=idempotency, client=client)
     numbers = [number for number in (version, body.against) if number is not None]
     manifests = await run_in_threadpool(_manifests, services.store, name, numbers)
     for manifest in manifests:
@@ -77,10 +80,7 @@ async def evaluate_version(
     await run_in_threadpool(_check, services, manifests, body)
     async with dataset_kept(services, body.dataset_id):
         job = await services.job_queue.submit_work(
-            "evaluation",
-            parameters,
-            idempotency=(key, digest) if key else None,
-            client=quota_key(request.scope),
+            "evaluation", parameters, idempotency=idempotency, client=client
         )
     return job_response(job)
 

@@ -28,6 +28,7 @@ from contracts.jobs import Job
 from contracts.keys import Scope
 from contracts.settings import Settings
 from contracts.suggestions import MAX_ERRORS, explained
+from contracts.training.datasets import DatasetInfo
 from contracts.training.trainings import MIN_FRAMES, TrainingRequest
 from database.faces.standings import require_consent
 from models.catalog import CATALOG
@@ -207,8 +208,17 @@ def check_dataset(training: TrainingRequest, services: Services) -> None:
     Raises:
         OpsinError: It cannot; says what to change.
     """
-    settings = services.settings
     info = services.datasets.rows.get(training.dataset_id or "")
+    require_disk(services.settings, check_learnable(training, info, services))
+
+
+def check_learnable(training: TrainingRequest, info: DatasetInfo, services: Services) -> int:
+    """Check that a training can learn from a dataset, and return the bytes of what it makes.
+
+    Raises:
+        OpsinError: It cannot; says what to change.
+    """
+    settings = services.settings
     if not info.trainable:
         raise NotTrainable(info.reason or "Nothing can be learned from the dataset.")
     check_selected_classes(training.classes, tuple(info.classes))
@@ -218,4 +228,4 @@ def check_dataset(training: TrainingRequest, services: Services) -> None:
     check_beginning(training, classes, services.store, Weights.of(settings))
     limit = memory_limit(settings.training_memory_mb)
     check_memory(training, len(classes), limit, images_of(training, info))
-    require_disk(settings, estimate(training, len(classes)).weights)
+    return estimate(training, len(classes)).weights

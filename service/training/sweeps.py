@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from contracts.errors import ValidationFailed
 from contracts.jobs import Job
 from contracts.suggestions import MAX_ERRORS, explained
+from contracts.training.datasets import DatasetInfo
 from contracts.training.sweeps import SweepBody, SweepRequest, SweepTraining
 from contracts.training.trainings import TrainingRequest
 from models.training.parent import complete
@@ -26,6 +27,7 @@ from service.dependencies import Services, ServicesDep
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.responses import LOCATION, job_response
+from service.jobs.disk_room import require_disk
 from service.openapi import examples
 from service.threads import run_in_threadpool
 from service.training import submit
@@ -73,16 +75,15 @@ async def create_sweep(
     ).hexdigest()
     if key and (earlier := await services.job_queue.earlier("sweep", key, digest)):
         return job_response(earlier)
+    # Before the checks, of which there are a hundred times as many as for a training.
+    idempotency, client = (key, digest) if key else None, quota_key(request.scope)
+    await services.job_queue.require_room("sweep", idempotency=idempotency, client=client)
     sweep, training = await run_in_threadpool(_checked, body, services)
     scopes = await submit.check_promotion(request, services, training)
     parameters = sweep.model_dump(mode="json")
     async with dataset_kept(services, sweep.dataset_id):
         job = await services.job_queue.submit_work(
-            "sweep",
-            parameters,
-            idempotency=(key, digest) if key else None,
-            client=quota_key(request.scope),
-            scopes=scopes,
+            "sweep", parameters, idempotency=idempotency, client=client, scopes=scopes
         )
     if training.promote != "never":
         await audit.record(request, services, "promotion_asked", f"{sweep.model} by {job.id}")
@@ -92,7 +93,8 @@ async def create_sweep(
 def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, TrainingRequest]:
     """The job's request, and one of its trainings, which all have one model and one `promote`.
 
-    What a training would refuse is refused here.
+    What a training would refuse is refused here. The dataset and the disk, which all of them share,
+    are looked at once.
 
     Raises:
         OpsinError: As documented for the route.
@@ -102,9 +104,13 @@ def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, Trainin
     drawn = combinations(body.grid, body.max_trainings, seed if isinstance(seed, int) else 0)
     trainings: list[SweepTraining] = []
     known: set[str] = set()
-    size = 0
+    size = room = 0
+    info: DatasetInfo | None = None
     for values in drawn:
         training = _training(with_values(body.training, values), values, services)
+        if info is None:
+            info = services.datasets.rows.get(training.dataset_id or "")
+        room = max(room, submit.check_learnable(training, info, services))
         planned = SweepTraining(values=values, request=training.as_job())
         text = json.dumps(planned.request, sort_keys=True)
         if text in known:
@@ -118,6 +124,7 @@ def _checked(body: SweepBody, services: Services) -> tuple[SweepRequest, Trainin
                 "repeats what they have in common. Send fewer of them, or shorter class_weights or "
                 "classes."
             )
+    require_disk(services.settings, room)
     sweep = SweepRequest(
         dataset_id=training.dataset_id or "",
         model=training.model,
@@ -146,5 +153,4 @@ def _training(sent: dict[str, Any], values: dict[str, Any], services: Services) 
     check_model_name(training.model)
     check_network(training)
     submit.check_weights(training, services.settings)
-    submit.check_dataset(training, services)
     return training

@@ -349,6 +349,17 @@ class FakeJobs:
         if self.is_full and key is None:
             raise QueueFull("There are too many unfinished jobs.", retry_after=1)
 
+    async def require_room(
+        self,
+        kind: JobKind,
+        *,
+        client: str | None,
+        idempotency: tuple[str, str] | None = None,
+    ) -> None:
+        del kind, client, idempotency
+        if self.is_full:
+            raise QueueFull("There are too many unfinished jobs.", retry_after=1)
+
     def wait_for_follower(self) -> None:
         """Wait until somebody who follows a job has seen it as it is now."""
         until = time.monotonic() + 30

@@ -11,6 +11,7 @@ from contracts.settings import Settings
 from database.audit import COMMAND
 from models.store.labels import Label, write_labels
 from models.store.store import Store
+from service.registry import evaluation_routes
 from tests.models.datasets.packing import tree, zipped
 from tests.models.drafts import DRAFT, write_files
 from tests.service.parts import FakeServices, datasets_in, face_services_in
@@ -117,3 +118,12 @@ def test_a_version_that_recognizes_people_needs_the_scope_faces(
             refused = client.post(path, json=body | sent, headers=train)
             assert (refused.status_code, refused.json()["code"]) == (403, "forbidden")
             assert client.post(path, json=body | sent, headers=both).status_code == 202
+
+
+def test_without_room_nothing_is_checked(
+    client: httpx.Client, fakes: FakeServices, dataset: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.jobs.is_full = True
+    monkeypatch.setattr(evaluation_routes, "_check", None)
+    answer = client.post(URL, json={"dataset_id": dataset})
+    assert (answer.status_code, answer.json()["code"]) == (429, "queue_full"), answer.text

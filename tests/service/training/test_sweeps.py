@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.training import sweeps
+from contracts.training.datasets import DatasetInfo
+from service.training import submit, sweeps
 from tests.service.parts import FakeServices
 from tests.service.training.test_routes import body, fakes, pets
 
@@ -109,3 +110,37 @@ def test_trainings_that_repeat_too_much_are_refused(
     assert (answer.status_code, answer.json()["code"]) == (422, "validation_error"), answer.text
     assert "class_weights" in answer.json()["detail"]
     assert fakes.jobs.worked == []
+
+
+def test_without_room_nothing_is_checked(
+    client: httpx.Client, fakes: FakeServices, pets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes.jobs.is_full = True
+    monkeypatch.setattr(sweeps, "_checked", None)
+    answer = client.post(URL, json={"training": body(pets), "grid": GRID})
+    assert (answer.status_code, answer.json()["code"]) == (429, "queue_full"), answer.text
+
+
+def test_the_dataset_and_the_disk_are_looked_at_once_for_all_trainings(
+    client: httpx.Client, fakes: FakeServices, pets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = fakes.datasets.rows
+    get, read = rows.get, list[str]()
+
+    def counted(dataset_id: str) -> DatasetInfo:
+        read.append(dataset_id)
+        return get(dataset_id)
+
+    monkeypatch.setattr(rows, "get", counted)
+    disk: list[int] = []
+    monkeypatch.setattr(sweeps, "require_disk", lambda _, needed: disk.append(needed))
+    grid = {"head.dropout": [0.1, 0.2, 0.3], "head.units": [[8], [4096], [16]]}
+    answer = client.post(URL, json={"training": body(pets), "grid": grid})
+    assert answer.status_code == 202, answer.text
+    assert read == [pets, pets], "once to check, once to keep it"
+    (needed,) = disk
+    single: list[int] = []
+    monkeypatch.setattr(submit, "require_disk", lambda _, needed: single.append(needed))
+    largest = body(pets) | {"head": {"units": [4096]}}
+    assert client.post("/v1/trainings", json=largest).status_code == 202
+    assert needed == single[0], "the largest of them"
