@@ -12,6 +12,7 @@ from string import Template
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse
+from starlette.types import Receive, Scope, Send
 
 from contracts.errors import NotFound
 from contracts.public_paths import PREFIX
@@ -19,6 +20,7 @@ from contracts.settings import RELEASE, Settings
 from models.weights.sources import sample_files
 from service.console.assets import LANGUAGES, load_assets, texts
 from service.http.conditional import is_gzip_accepted
+from service.http.files import with_one_range
 from service.http.lists import items_of
 
 LANGUAGE_COOKIE = "opsin_language"
@@ -65,7 +67,12 @@ class Samples:
         if name not in self.available():
             raise NotFound("There is no such sample. `opsin weights pull` fetches the samples.")
         headers = {"Cache-Control": "public, max-age=86400"}
-        return FileResponse(self._folder / name, headers=headers)
+        return _Photo(self._folder / name, headers=headers)
+
+
+class _Photo(FileResponse):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(with_one_range(scope), receive, send)
 
 
 def _page(request: Request, samples: Samples) -> Response:

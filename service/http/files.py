@@ -15,6 +15,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import iterate_in_threadpool
+from starlette.types import Scope
 
 from service.http.conditional import etag_matches
 from service.http.errors import unsatisfiable_range_description, unsatisfiable_range_response
@@ -104,6 +105,17 @@ def file_response(
         late = _after_the_dropped(chunks)
         return StreamingResponse(late, 206, sent, media_type, close)
     return StreamingResponse(chunks, 200 if part is None else 206, sent, media_type, close)
+
+
+def with_one_range(scope: Scope) -> Scope:
+    """A request as the framework's own responses with files may see it: several ranges are ignored.
+
+    They would send each as a part, and a hundred cost them 20 ms.
+    """
+    several = [item for item in scope["headers"] if item[0] == b"range" and b"," in item[1]]
+    if not several:
+        return scope
+    return {**scope, "headers": [item for item in scope["headers"] if item[0] != b"range"]}
 
 
 def _requested_part(request: Request, size: int, etag: str) -> tuple[int, int] | None:

@@ -18,9 +18,11 @@ from pathlib import Path
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from contracts.public_paths import PREFIX
 from service.http.conditional import etag_matches, is_gzip_accepted
+from service.http.files import with_one_range
 from service.threads import run_in_threadpool
 
 _PAGE = """<!doctype html>
@@ -76,7 +78,12 @@ def install(app: FastAPI) -> None:
     app.add_api_route("/openapi.json", document, include_in_schema=False)
     app.add_api_route("/docs", page, include_in_schema=False)
     app.add_api_route("/docs/start.js", start_script, include_in_schema=False)
-    app.mount("/docs/assets", StaticFiles(directory=_assets()), name="docs_assets")
+    app.mount("/docs/assets", _Assets(directory=_assets()), name="docs_assets")
+
+
+class _Assets(StaticFiles):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__(with_one_range(scope), receive, send)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,14 @@ def model_status(
 
 def _state_of_version(workers: WorkerRegistry, info: ModelInfo, version: int) -> ModelState:
     entry = ModelState(name=info.name, version=str(version), state="READY", reason="")
+    if workers.answers(info.name, version, OPERATIONS.values()):
+        return entry
+    if version not in info.aliases.values():  # most: a model may have hundreds of versions
+        return entry.model_copy(update={"state": "UNAVAILABLE", "reason": _UNUSED})
     try:
         choose_any(workers, info.name, str(version))
     except OpsinError as error:
-        used = version in info.aliases.values()
-        entry.state = _state_of(info) if used else "UNAVAILABLE"
-        entry.reason = info.reason or error.detail if used else _UNUSED
+        entry.state, entry.reason = _state_of(info), info.reason or error.detail
     return entry
 
 

@@ -71,8 +71,9 @@ class VersionRouter:
         self, name: str, version: str | None, operation: Operation
     ) -> OpsinError:
         """Why `choose` returned None, and what to do about it."""
-        if name not in self.names():
-            return _unknown_model(name, self.names())
+        names = self.names()
+        if name not in names:
+            return _unknown_model(name, names)
         unknown_version = self._unknown_version(name, version or CHAMPION)
         if unknown_version is not None:
             return unknown_version

@@ -5,6 +5,7 @@ A request reads this registry and never Redis, so a missing worker costs it micr
 
 import asyncio
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -160,6 +161,11 @@ class WorkerRegistry:
                 return chosen, chosen.manifest.version
         name = model or self._configured[0]
         raise self._router.not_available_error(name, version, operation)
+
+    def answers(self, model: str, version: int, operations: Iterable[Operation]) -> bool:
+        """Whether `choose` finds a version for any of the operations; makes no error if not."""
+        number = str(version)
+        return any(self._router.choose(model, number, one) is not None for one in operations)
 
     def models(self) -> list[ModelInfo]:
         """Every model of the catalog, the settings and the store with its present state."""

@@ -70,7 +70,7 @@ async def _add_state(merged: Merged, services: Services) -> None:
     _add_queues(merged, services)
     if readiness.database == "ok":
         try:
-            _add_jobs(merged, await run_in_threadpool(services.jobs.counts))
+            _add_jobs(merged, await services.shared_reads.run("job_counts", services.jobs.counts))
         except Exception:  # everything else is still worth knowing
             log.exception("jobs_not_counted")
 

@@ -10,7 +10,15 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -313,6 +321,12 @@ class FakeWorkers:
             raise VersionNotFound(f"There is no version '{version}'. Known: 1, champion.")
         current_record().chosen(operation, "squeezenet", 1)
         return SERVED, 1
+
+    def answers(self, model: str, version: int, operations: Iterable[Operation]) -> bool:
+        for operation in operations:
+            with suppress(OpsinError):
+                return bool(self.choose(model, str(version), operation))
+        return False
 
     async def refresh(self) -> None:
         """Nothing ever changes."""

@@ -211,6 +211,10 @@ def test_samples_are_those_of_the_home(
     with served(settings, fakes) as url, httpx.Client(base_url=url) as client:
         assert 'data-samples="cat.png"' in client.get("/").text
         assert client.get("/_console/samples/cat.png").content == b"a photo"
+        for ranges, status, content in (("0-0", 206, b"a"), ("0-0,2-2", 200, b"a photo")):
+            headers = {"Range": f"bytes={ranges}"}
+            answer = client.get("/_console/samples/cat.png", headers=headers)
+            assert (answer.status_code, answer.content) == (status, content)
         for name in ("secret.txt", "coffee.png", "..%2fopsin.db"):
             assert client.get(f"/_console/samples/{name}").status_code == 404
 

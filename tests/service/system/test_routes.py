@@ -1,4 +1,6 @@
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
+from database.jobs.queries import JobCounts
 from tests.service.parts import FakeServices
 
 StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
@@ -116,6 +119,27 @@ def test_metrics_are_in_openmetrics_if_preferred(client: httpx.Client) -> None:
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.text.endswith("# EOF\n")
     assert "opsin_ready" in {family.name for family in openmetrics_families(answer.text)}
+
+
+def test_scrapes_at_once_count_the_jobs_together(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows of jobs are counted, and there may be hundreds of thousands."""
+    running, most = list[int](), list[int]()
+    counts = fakes.jobs.counts
+
+    def counted() -> JobCounts:
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.pop()
+        return counts()
+
+    monkeypatch.setattr(fakes.jobs, "counts", counted)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: client.get("/metrics"), range(8)))
+    assert all("opsin_jobs{" in answer.text for answer in answers)
+    assert max(most) == 1
 
 
 def test_metrics_need_a_key(served: StartService, fakes: FakeServices) -> None:
