@@ -28,6 +28,7 @@ import logging
 import secrets
 import sys
 from collections.abc import Container
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -219,7 +220,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _await_turn(self) -> None:
         if not self._awaits_turn:
             self._awaits_turn = True
-            self.turns.add(self.loop, self._take_turn, self._context)
+            self.turns.add(self.loop, self.network, self._take_turn, self._context)
 
     def _take_turn(self) -> None:
         """Begin the next request of the connection, and parse others."""
@@ -228,7 +229,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._drop_unanswered()
             return
         if self.pipeline and self._running is not None and self._running.response_complete:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._begin(*self.pipeline.pop())
         if self._unparsed:
             self._read_on()
 
@@ -238,8 +239,18 @@ class TimeoutProtocol(HttpToolsProtocol):
         self.pipeline.clear()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Called when a head is complete and no other request is in progress."""
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        if self.turns.begins_now(self.loop):
+            super()._start_asgi_task(cycle, app)
+        else:
+            begin = partial(self._begin, cycle, app)
+            self.turns.add(self.loop, self.network, begin, self._context)
+
+    def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        if not self.transport.is_closing():
+            super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """Let the next request of the connection begin, after those of others."""

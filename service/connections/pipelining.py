@@ -1,4 +1,4 @@
-"""How much of what a client has sent is parsed at a time.
+"""How much of what a client has sent is parsed at a time, and whose request begins next.
 
 A client may send thousands of requests of a few bytes in one piece, and uvicorn would make an
 object of kilobytes of each before anybody else has a turn. So a piece is parsed in slices, and the
@@ -8,15 +8,16 @@ rest waits as bytes, unread by the parser, while requests wait for those before 
 import asyncio
 import contextvars
 import re
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
 MAX_WAITING = 8  # requests of a connection, above which no more are parsed
 SLICES = 16  # that are parsed before others have a turn
-_CONNECTIONS = 2  # that go on in one turn of the event loop
+_CONNECTIONS = 4  # that begin a request in one turn of the event loop
 _SLICE_BYTES = 512  # in which there are at most 28 requests
 _CHUNKED_BYTES = 16 * 1024  # of a chunked body, if there are
 _CHUNKED_LINES = 96  # at most; each chunk has two, and so has each request
@@ -86,33 +87,62 @@ class HeldFlow(FlowControl):
                 super().resume_reading()
 
 
-class Turns:
-    """Lets few connections go on in each turn of the event loop, one after the other.
+@dataclass(slots=True)
+class _Waiting:
+    """What one event loop has to do, by the clients' network; the first network is next."""
 
-    In each turn the loop accepts one connection. If hundreds of connections began their next
-    request in every one, a client that has yet to connect would wait for all of them each time.
+    turns: OrderedDict[str, deque[_Turn]] = field(default_factory=OrderedDict)
+    begun: int = 0  # in this turn of the loop
+
+    def reset(self) -> None:
+        self.begun = 0
+
+
+class Turns:
+    """Lets few requests begin in each turn of the event loop, and networks take turns.
+
+    In each turn the loop accepts one connection, and what was begun before goes on once. If
+    hundreds of connections began a request in every one, a client that has yet to connect would
+    wait for all of them several times.
     """
 
     def __init__(self) -> None:
-        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[_Turn]] = (
-            WeakKeyDictionary()
-        )
+        self._by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Waiting] = WeakKeyDictionary()
+
+    def begins_now(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether one more may begin in this turn of the loop; otherwise the caller adds it."""
+        waiting = self._waiting(loop)
+        if waiting.turns or waiting.begun >= _CONNECTIONS:
+            return False
+        if not waiting.begun:
+            loop.call_soon(waiting.reset)
+        waiting.begun += 1
+        return True
 
     def add(
         self,
         loop: asyncio.AbstractEventLoop,
+        network: str,
         go_on: Callable[[], None],
         context: contextvars.Context,
     ) -> None:
-        """Call a function in this context when it is its turn, never at once."""
-        waiting = self._by_loop.setdefault(loop, deque())
-        waiting.append((go_on, context))
-        if len(waiting) == 1:
+        """Call a function in this context when it is the network's turn, never at once."""
+        waiting = self._waiting(loop)
+        if not waiting.turns:
+            loop.call_soon(self._begin, loop, waiting)
+        waiting.turns.setdefault(network, deque()).append((go_on, context))
+
+    def _begin(self, loop: asyncio.AbstractEventLoop, waiting: _Waiting) -> None:
+        for _ in range(_CONNECTIONS):
+            if not waiting.turns:
+                return
+            network, turns = waiting.turns.popitem(last=False)
+            go_on, context = turns.popleft()
+            loop.call_soon(go_on, context=context)
+            if turns:
+                waiting.turns[network] = turns
+        if waiting.turns:
             loop.call_soon(self._begin, loop, waiting)
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, waiting: deque[_Turn]) -> None:
-        for _ in range(min(_CONNECTIONS, len(waiting))):
-            go_on, context = waiting.popleft()
-            loop.call_soon(go_on, context=context)
-        if waiting:
-            loop.call_soon(self._begin, loop, waiting)
+    def _waiting(self, loop: asyncio.AbstractEventLoop) -> _Waiting:
+        return self._by_loop.setdefault(loop, _Waiting())
