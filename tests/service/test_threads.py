@@ -3,8 +3,9 @@
 import asyncio
 import threading
 
+from service.inference.fair_pool import CALLER, Caller
 from service.shared_check import SharedCheck
-from service.threads import CHANGES, run_by_size, run_in_threadpool
+from service.threads import CHANGES, _shares, run_by_size, run_in_threadpool
 
 
 def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
@@ -70,5 +71,25 @@ def test_what_is_computed_waits_for_no_change() -> None:
         finally:
             ready.set()
             await asyncio.gather(*changes)
+
+    asyncio.run(use())
+
+
+def test_one_client_leaves_threads_for_the_changes_of_others() -> None:
+    ready = threading.Event()
+
+    async def change(client: str) -> bool:
+        CALLER.set(Caller(client, 1))
+        CHANGES.set(True)
+        return await run_in_threadpool(ready.wait if client == "greedy" else bool, 30)
+
+    async def use() -> None:
+        greedy = [asyncio.create_task(change("greedy")) for _ in range(200)]
+        await asyncio.sleep(0.1)
+        assert await asyncio.wait_for(asyncio.create_task(change("other")), 20)
+        greedy[-1].cancel()  # one that waits
+        ready.set()
+        assert await asyncio.gather(*greedy[:-1]) == [True] * 199
+        assert not _shares()
 
     asyncio.run(use())
