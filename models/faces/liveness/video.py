@@ -23,6 +23,9 @@ from models.faces.liveness.video_formats import ACCEPTED, VideoFormat, detect_vi
 from models.faces.liveness.video_structure import is_cut_off, is_endless
 
 _CHILD = Path(video_child.__file__)
+_NOT_DECODED = (
+    "The video cannot be decoded within the memory and time limits. Record it again in 720p."
+)
 FAULTS = {
     "unreadable": f"The video cannot be read. Check that it was sent completely, as {ACCEPTED}, "
     "recorded in H.264, H.265, VP8, VP9, AV1 or Motion JPEG.",
@@ -33,10 +36,8 @@ FAULTS = {
     "too_fast": "The video has too many frames a second. Record at most 240; 30 are plenty.",
     "too_many_pixels": "The video's frames are too large. Record in 4K at most; 720p is plenty.",
     "too_long": "The video is longer than {seconds:g} seconds. Send a shorter one.",
+    "limits": _NOT_DECODED,
 }
-_NOT_DECODED = (
-    "The video cannot be decoded within the memory and time limits. Record it again in 720p."
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ def _open(av: Any, path: str, demuxer: str, **options: str) -> Any:
     try:
         # A title in an unknown character set is no reason to refuse a clip.
         return av.open(path, format=demuxer, container_options=options, metadata_errors="replace")
+    except av.error.MemoryError as error:
+        raise _RefusedError("limits") from error
     except av.error.FFmpegError as error:
         raise _RefusedError("unreadable") from error
 
@@ -168,11 +170,24 @@ def _require_size(pixels: float, limits: dict[str, Any]) -> None:
         raise _RefusedError("too_many_pixels")
 
 
+def _require_memory(stream: Any) -> None:
+    """Refuse the clip if there is no memory for another frame of up to 32 bits a pixel.
+
+    Some decoders report a frame as damaged for which they had none.
+    """
+    codec = stream.codec_context
+    try:
+        bytearray(4 * codec.width * codec.height)
+    except MemoryError as error:
+        raise _RefusedError("limits") from error
+
+
 def _decoded(av: Any, container: Any, stream: Any, limits: dict[str, Any]) -> Iterator[Any]:
     """Every frame that decodes, in the order in which it is shown.
 
     A damaged frame is left out, as a player does. A file that ends within a frame, or that cannot
-    be read further, is refused after its last frame.
+    be read further, is refused after its last frame. Without memory for a frame, the clip is
+    refused.
     """
     is_cut = False
     try:
@@ -183,8 +198,11 @@ def _decoded(av: Any, container: Any, stream: Any, limits: dict[str, Any]) -> It
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
+                _require_memory(stream)
                 continue
             yield from frames
+    except av.error.MemoryError as error:
+        raise _RefusedError("limits") from error
     except av.error.FFmpegError:
         is_cut = True
     if is_cut:
@@ -254,11 +272,15 @@ class _Converter:
         is_plausible = 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT
         self._stretch = pixel_aspect if is_plausible and not is_square else 1.0
         self._long_side = long_side
+        self._matrix: tuple[int, int, int, int] | None = None
 
     def __call__(self, frame: Any) -> Any:
         """The pixels, shape (height, width, 3), uint8, contiguous."""
         import numpy as np  # PyAV loads it as well
 
+        # Of the first frame only: to read it makes a cycle of references in PyAV, with which a
+        # frame stays in memory until the collector of cycles runs.
+        self._matrix = self._matrix or _display_matrix(frame)
         width, height = frame.width * max(1, self._stretch), frame.height / min(1, self._stretch)
         scale = min(1.0, self._long_side / max(height, width))
         small = self._reformat(
@@ -270,7 +292,7 @@ class _Converter:
             threads=1,
             **(_TO_SRGB if frame.color_trc == _PQ else {}),
         )
-        return np.ascontiguousarray(_upright(small.to_ndarray(), _display_matrix(frame)))
+        return np.ascontiguousarray(_upright(small.to_ndarray(), self._matrix))
 
 
 def _display_matrix(frame: Any) -> tuple[int, int, int, int]:

@@ -1,5 +1,6 @@
 """Intact and broken clips in every container, through the real decoder process."""
 
+import io
 import json
 import os
 import struct
@@ -10,7 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
+import av
 import cv2
 import numpy as np
 import psutil
@@ -222,6 +225,18 @@ def test_memory_and_time_are_limited(clips: dict[str, bytes]) -> None:
     assert "memory and time" in fault(clips["mp4"], replace(LIMITS, wait_seconds=0.0))
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_all_frames_of_a_large_clip_fit_in_the_memory_of_a_few(codec: str) -> None:
+    """One is in memory at a time; 100 in 4K would fill the decoder's limit."""
+    assert len(read(_still(codec, 60), replace(LIMITS, memory_bytes=400 << 20))) == 60
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_memory_that_ends_within_a_clip_is_not_taken_for_damage(codec: str) -> None:
+    limits = replace(LIMITS, memory_bytes=240 << 20)
+    assert fault(_still(codec, 30), limits) == FAULTS["limits"]
+
+
 def test_other_work_runs_while_the_decoder_is_busy(
     clips: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,6 +335,23 @@ def test_the_decoder_imports_nothing_of_opsin() -> None:
         env={},
     )
     assert done.stdout.startswith(b"X"), done.stderr
+
+
+def _still(codec: str, count: int) -> bytes:
+    """A clip in 4K at 15 frames a second that shows one color."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        options = {"preset": "ultrafast"} if codec == "libx264" else {}
+        stream: Any = out.add_stream(codec, rate=15, options=options)
+        stream.width, stream.height, stream.pix_fmt = 3840, 2160, "yuv420p"
+        frame = av.VideoFrame(3840, 2160, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes([90]) * plane.buffer_size)
+        for number in range(count):
+            frame.pts = number
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return file.getvalue()
 
 
 def _boxes(data: bytes, start: int = 0, end: int | None = None) -> dict[bytes, tuple[int, int]]:
