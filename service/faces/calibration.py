@@ -58,7 +58,8 @@ def resolve_threshold(new: NewThreshold, jobs: Jobs, embedder: str | None) -> Th
 
     Raises:
         JobNotFound: There is no such job.
-        ValidationFailed: The job is not a successful calibration, or measured another embedder.
+        ValidationFailed: The job is not a successful calibration, measured another embedder, or
+            found no threshold below 1.
     """
     if new.calibration_job_id is None:
         return Threshold(**new.model_dump(exclude={"calibration_job_id"}), embedder=embedder)
@@ -75,6 +76,11 @@ def resolve_threshold(new: NewThreshold, jobs: Jobs, embedder: str | None) -> Th
     if embedder is not None and measured != embedder:
         raise ValidationFailed(
             f"It was measured with {measured}, but {embedder} is in use. Calibrate again."
+        )
+    if not -1 < result.threshold < 1:  # of an earlier release
+        raise ValidationFailed(
+            "No two faces reach the calibration's threshold, since people in its dataset share an "
+            "image. Remove the copies and calibrate again."
         )
     return Threshold(
         similarity=result.threshold,

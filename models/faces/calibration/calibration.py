@@ -23,6 +23,8 @@ _CURVE_POINTS = 48
 # G. Doddington's rule of 30: within 30% of the rate, at 90% confidence.
 _ENOUGH_ERRORS = 30
 _FEW_PEOPLE = 20
+# From here on two faces are one image, apart from the rounding of the embedder.
+_ONE_IMAGE = 1 - 1e-6
 _ROUNDING = 1 - 1e-9  # so that a share of the pairs is not one too few by the last bit
 
 
@@ -36,8 +38,8 @@ def calibrate(
         groups: Maps a person to a group, for error rates per group.
 
     Raises:
-        NotTrainable: The pairs cannot support that rate (says which they can), or no person has
-            two faces.
+        NotTrainable: The pairs cannot support that rate (says which they can), no person has two
+            faces, or two people have the same image.
     """
     require_support(len(comparisons.impostor), target)
     if not len(comparisons.genuine):
@@ -46,6 +48,12 @@ def calibrate(
             "least a second image of each person."
         )
     threshold = threshold_at(comparisons, target)
+    if threshold >= _ONE_IMAGE:
+        one, other = (comparisons.people[index] for index in comparisons.impostor_of[0])
+        raise NotTrainable(
+            f"{one!r} and {other!r} have the same image of a face, so no threshold tells them "
+            "apart. Each class must be another person: remove the copy, or merge the classes."
+        )
     intervals = bootstrap_intervals(comparisons, threshold, target, _SEED)
     return Calibration(
         target_fmr=target,

@@ -114,5 +114,6 @@ def _compare_block(
     """Similarities of a block of faces to all later ones, and the people of each pair."""
     block, rest = embeddings[start : start + _ROWS], embeddings[start:]
     left, right = np.nonzero(np.arange(len(rest))[None, :] > np.arange(len(block))[:, None])
-    scores = (block @ rest.T)[left, right].astype(np.float32)
+    # Rounding makes that of two equal faces greater than 1.
+    scores = np.clip((block @ rest.T)[left, right].astype(np.float32), -1, 1)
     return scores, np.stack([person_of[left + start], person_of[right + start]], axis=1)

@@ -31,6 +31,7 @@ _TICKS = (1e-6, 1e-5, 1e-4, 1e-3, 0.003, 0.01, 0.03, 0.1, 0.3)
 _MIN_RATE, _MAX_RATE = 1e-7, 0.6
 _CURVE_POINTS = 400
 _BINS = 60
+_MAX_LOW = 0.9  # so that the histograms of faces that are all alike have a width
 
 Values = npt.NDArray[np.float64]
 
@@ -51,7 +52,7 @@ def det_chart(comparisons: Comparisons, calibration: Calibration, title: str) ->
 def _draw_scores(axes: Axes, comparisons: Comparisons, calibration: Calibration) -> None:
     """Histograms, each in percent of its pairs, and the threshold."""
     tidy(axes)
-    low = float(min(comparisons.impostor[-1], comparisons.genuine[0]))
+    low = min(float(comparisons.impostor[-1]), float(comparisons.genuine[0]), _MAX_LOW)
     edges = np.linspace(low, 1, _BINS)
     pairs = (
         (comparisons.impostor, ORANGE, "different people"),

@@ -12,6 +12,7 @@ from models.faces.calibration.calibration import (
     threshold_at,
 )
 from models.faces.calibration.comparisons import Comparisons
+from models.faces.calibration.det_chart import det_chart
 from models.faces.calibration.support import require_support
 from tests.models.faces.embeddings import random_embeddings
 
@@ -86,6 +87,30 @@ def test_a_rate_that_the_pairs_cannot_distinguish_from_zero_is_refused() -> None
         calibrate(Comparisons.of(*random_embeddings(1, 5)), 0.5)
     with pytest.raises(NotTrainable, match="second image of each"):
         calibrate(Comparisons.of(*random_embeddings(40, 1)), 0.01)
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_people_who_share_an_image_are_named(count: int) -> None:
+    embeddings, labels = random_embeddings(12, 5)
+    embeddings[0 : 5 * count : 5] = embeddings[0]
+    names = "'person 000' and 'person 001' have the same image"
+    with pytest.raises(NotTrainable, match=names):
+        calibrate(Comparisons.of(embeddings, labels), 3 / 1650)
+    embeddings[:] = embeddings[0]
+    with pytest.raises(NotTrainable, match=names):
+        calibrate(Comparisons.of(embeddings, labels), 0.5)
+
+
+def test_few_shared_images_are_false_matches() -> None:
+    embeddings, labels = random_embeddings(12, 5)
+    embeddings[5] = embeddings[0]
+    found = calibrate(Comparisons.of(embeddings, labels), 0.01)
+    assert (found.curve[0].fmr, found.threshold < 1) == (1 / 1650, True)
+
+
+def test_faces_that_are_all_alike_can_be_drawn(crowd: Comparisons) -> None:
+    alike = scores([1.0000002] * 600, [1.0000002] * 28_080)  # as products are rounded
+    assert det_chart(alike, calibrate(crowd, 0.001), "one image")
 
 
 def test_little_data_causes_warnings() -> None:

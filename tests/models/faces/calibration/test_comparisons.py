@@ -20,6 +20,13 @@ def test_every_pair_is_compared_once(people: int) -> None:
     assert found.faces.tolist() == [4] * people
 
 
+def test_no_similarity_exceeds_one() -> None:
+    """Each product is rounded, and unit lengths are not exact."""
+    embeddings, labels = random_embeddings(50, 1)
+    found = Comparisons.of(np.concatenate([embeddings, embeddings]), [*labels, *labels])
+    assert found.genuine.max() == 1
+
+
 def test_each_pair_knows_its_people() -> None:
     """Each similarity identifies the two people that were compared."""
     people = np.diag([1.0, 1.0, 1.0]).astype(np.float32)

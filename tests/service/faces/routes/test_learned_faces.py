@@ -136,6 +136,10 @@ def test_a_threshold_can_be_set_from_a_calibration_job(
     refused = client.put(THRESHOLD, json={"calibration_job_id": "job_o"})
     assert refused.status_code == 422
     assert "face_embedder:3" in refused.json()["detail"]
+    beyond = result.model_copy(update={"threshold": 1.0000002}).model_dump(mode="json")
+    fakes.jobs.put("job_b", kind="calibration", result=beyond, **done)
+    refused = client.put(THRESHOLD, json={"calibration_job_id": "job_b"})
+    assert (refused.status_code, refused.json()["code"]) == (422, "validation_error")
     assert client.get(THRESHOLD).json() == now
 
 
