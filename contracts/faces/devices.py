@@ -1,5 +1,7 @@
 """Devices whose keys sign logins, and the copy of everything that is held on a person."""
 
+import base64
+import re
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
@@ -12,6 +14,31 @@ from contracts.jobs import Job
 
 MAX_DEVICES = 16
 """Devices per subject."""
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode base64 or base64url, with or without padding.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    text = re.sub(r"\s", "", text).rstrip("=").replace("-", "+").replace("_", "/")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def canonical_key(jwk: dict[str, str]) -> dict[str, str]:
+    """A JWK with its numbers in base64url without padding; what is no number stays as it is.
+
+    Earlier releases stored the spelling that was sent, so compare keys by this.
+    """
+    return {name: _canonical(text) if name in {"x", "y"} else text for name, text in jwk.items()}
+
+
+def _canonical(number: str) -> str:
+    try:
+        return base64.urlsafe_b64encode(decode_base64(number)).decode().rstrip("=")
+    except ValueError:
+        return number
 
 
 class NewDevice(BaseModel):

@@ -7,7 +7,7 @@ from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, NotFound
-from contracts.faces.devices import MAX_DEVICES, Device
+from contracts.faces.devices import MAX_DEVICES, Device, canonical_key
 from database.audit import COMMAND, Actor, record
 from database.engine import reading, writing
 from database.faces.privacy.erasures import device_scope
@@ -37,7 +37,7 @@ class FaceDevices:
         Args:
             subject_id: Whose device it is.
             device_id: Its name, unique for the subject.
-            public_key: Its JWK.
+            public_key: Its JWK, checked.
             key: The client's `Idempotency-Key`. A device that was removed since its first request
                 does not come back by a repetition.
             digest: Keyed digest of the request, if there is a key.
@@ -111,7 +111,7 @@ def _registered(
     row = FaceDeviceRecord
     existing = session.get(row, (subject_id, device_id))
     if existing is not None:
-        if existing.public_key != public_key:
+        if canonical_key(existing.public_key) != canonical_key(public_key):
             raise Conflict(
                 "The device is registered with another key. Delete it first, if that was "
                 "replaced on purpose."

@@ -4,10 +4,7 @@ WebCrypto signs as two numbers of 32 bytes (IEEE P1363), the key stores of Andro
 Both are accepted. What is signed is the challenge's nonce, as the ASCII text that the API sent.
 """
 
-import base64
-import binascii
 import json
-import re
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -21,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from contracts.errors import ValidationFailed
-from contracts.faces.devices import Device, NewDevice
+from contracts.faces.devices import Device, NewDevice, canonical_key, decode_base64
 from service.faces.context import FaceServices
 
 _NUMBER_BYTES = 32
@@ -48,7 +45,7 @@ def register(faces: FaceServices, subject_id: str, new: NewDevice, key: str | No
 
 
 def read_public_key(jwk: dict[str, Any]) -> dict[str, str]:
-    """Check a JWK and keep what describes the key.
+    """Check a JWK and keep what describes the key, in its canonical spelling.
 
     Raises:
         ValidationFailed: It is not a public key for ES256, or contains a private one.
@@ -62,7 +59,7 @@ def read_public_key(jwk: dict[str, Any]) -> dict[str, str]:
         raise ValidationFailed("public_key: send a JWK with kty 'EC' and crv 'P-256' (ES256).")
     key = {"kty": "EC", "crv": "P-256", "x": str(jwk.get("x", "")), "y": str(jwk.get("y", ""))}
     _public_key(key)
-    return key
+    return canonical_key(key)
 
 
 def read_signature(text: str) -> bytes:
@@ -72,7 +69,7 @@ def read_signature(text: str) -> bytes:
         ValidationFailed: It is not a signature of ES256.
     """
     try:
-        signature = _decode(text)
+        signature = decode_base64(text)
     except ValueError:
         signature = b""
     if not 8 <= len(signature) <= _MAX_SIGNATURE_BYTES:
@@ -96,7 +93,7 @@ def is_signed(key: dict[str, str], signature: bytes, nonce: str) -> bool:
 
 def _public_key(jwk: dict[str, str]) -> EllipticCurvePublicKey:
     try:
-        x, y = (int.from_bytes(_decode(jwk[name], _NUMBER_BYTES)) for name in ("x", "y"))
+        x, y = (_number(jwk[name]) for name in ("x", "y"))
         return EllipticCurvePublicNumbers(x, y, SECP256R1()).public_key()
     except ValueError:
         raise ValidationFailed(
@@ -104,17 +101,13 @@ def _public_key(jwk: dict[str, str]) -> EllipticCurvePublicKey:
         ) from None
 
 
-def _decode(text: str, size: int | None = None) -> bytes:
-    """Decode base64 or base64url, with or without padding.
+def _number(text: str) -> int:
+    """Decode 32 bytes.
 
     Raises:
-        ValueError: It is neither, or has another size in bytes.
+        ValueError: It is not base64, or has another size.
     """
-    text = re.sub(r"\s", "", text).rstrip("=").replace("-", "+").replace("_", "/")
-    try:
-        decoded = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except binascii.Error as error:
-        raise ValueError("not base64") from error
-    if size is not None and len(decoded) != size:
+    decoded = decode_base64(text)
+    if len(decoded) != _NUMBER_BYTES:
         raise ValueError("wrong size")
-    return decoded
+    return int.from_bytes(decoded)

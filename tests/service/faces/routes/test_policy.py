@@ -289,6 +289,30 @@ def test_a_signed_login_is_marked_in_its_token(client: httpx.Client, ada: str) -
     assert client.get(devices).json()["items"][0]["last_used_at"]
 
 
+@pytest.mark.parametrize("stored", ["now", "before"])
+def test_a_key_in_another_spelling_is_the_same(
+    client: httpx.Client, fakes: FakeServices, ada: str, stored: str
+) -> None:
+    """Base64 instead of base64url, padded, and with other bits after the last byte."""
+    raw = {name: base64.urlsafe_b64decode(PUBLIC[name] + "=") for name in ("x", "y")}
+    padded = PUBLIC | {name: PUBLIC[name] + "=" for name in raw}
+    plain = PUBLIC | {name: base64.b64encode(raw[name]).decode() for name in raw}
+    spare = PUBLIC | {"x": PUBLIC["x"][:-1] + chr(ord(PUBLIC["x"][-1]) + 1)}
+    devices = f"{URL}/subjects/{ada}/devices"
+    if stored == "before":  # an earlier release kept the spelling
+        fakes.faces.repositories.devices.add(ada, "phone", padded)
+    for key in (padded, plain, spare, PUBLIC):
+        sent = {"device_id": "phone", "public_key": key}
+        for headers in ({}, {"Idempotency-Key": f"register-{stored}"}):
+            answer = client.post(devices, json=sent, headers=headers)
+            assert answer.status_code == 201, answer.text
+    kept = answer.json()["public_key"]
+    assert kept == {name: padded[name] if stored == "before" else PUBLIC[name] for name in kept}
+    other = client.post(devices, json={"device_id": "phone", "public_key": OTHER})
+    assert code(other, 409) == "conflict"
+    assert login(client, ada, **signed_challenge(client, ada)).json()["decision"] == "match"
+
+
 def test_a_signature_that_is_not_the_devices_fails_before_the_face_is_compared(
     client: httpx.Client, fakes: FakeServices, ada: str
 ) -> None:
