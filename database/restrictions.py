@@ -293,7 +293,7 @@ def _restricted(
     end = restrictions.consent_ends.get(row.id)
     if row.consent is not None and end is not None:
         consent = Consent.model_validate(row.consent)
-        if consent.in_force(end):
+        if not consent.ends_by(end):
             ending = consent.model_copy(update={"expires_at": end})
             row.consent = ending.model_dump(mode="json")
             taken.append(("consent_recorded", row.id))

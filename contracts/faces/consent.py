@@ -1,6 +1,6 @@
 """Consent to face recognition, and the policy of an installation."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import (
@@ -13,6 +13,10 @@ from pydantic import (
     model_validator,
 )
 
+from contracts.errors import ValidationFailed
+
+CLOCK_SKEW = timedelta(minutes=1)
+"""How far a client's clock may be ahead of this one."""
 MAX_FAILURES = 50
 """Failures in a row after which a face is disabled (NIST SP 800-63B-4, without tested PAD)."""
 RECOMMENDED_RETENTION_DAYS = 1095
@@ -34,7 +38,11 @@ class Consent(BaseModel):
 
     def in_force(self, now: datetime) -> bool:
         """Whether it is valid at a time."""
-        return self.expires_at is None or now < self.expires_at
+        return self.at <= now + CLOCK_SKEW and not self.ends_by(now)
+
+    def ends_by(self, time: datetime) -> bool:
+        """Whether it has expired at a time."""
+        return self.expires_at is not None and self.expires_at <= time
 
 
 class NewConsent(BaseModel):
@@ -48,7 +56,9 @@ class NewConsent(BaseModel):
         "can prove later what it was.",
         examples=["sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"],
     )
-    at: AwareDatetime | None = Field(None, description="When the person agreed; default: now.")
+    at: AwareDatetime | None = Field(
+        None, description="When the person agreed, not in the future; default: now."
+    )
     by: Word | None = Field(None, description="Who recorded it, or how.", examples=["reception"])
     expires_at: AwareDatetime | None = Field(None, description="null: until it is withdrawn.")
 
@@ -64,8 +74,22 @@ class NewConsent(BaseModel):
         return self
 
     def given(self, now: datetime) -> Consent:
-        """The consent as it is stored."""
-        return Consent(**self.model_dump() | {"at": self.at or now})
+        """The consent as it is stored.
+
+        Raises:
+            ValidationFailed: It was given in the future, or has expired before it is given now.
+        """
+        consent = Consent(**self.model_dump() | {"at": self.at or now})
+        if consent.at > now + CLOCK_SKEW:
+            raise ValidationFailed(
+                "consent.at is in the future. Record a consent once the person has agreed."
+            )
+        if consent.ends_by(consent.at):
+            raise ValidationFailed(
+                "consent.expires_at has passed. Send a later one, or the time of a consent that "
+                "has expired as `at`."
+            )
+        return consent
 
 
 class NewPolicy(BaseModel):

@@ -75,6 +75,7 @@ class Subjects:
 
         Raises:
             SubjectExists: Another subject has that external id.
+            ValidationFailed: Its consent is of the future, or has expired.
             IdempotencyConflict: The key was used for a different request.
         """
         try:
@@ -148,6 +149,7 @@ class Subjects:
         Raises:
             SubjectNotFound: There is no such subject.
             SubjectExists: Another subject has that external id.
+            ValidationFailed: Its consent is of the future, or has expired.
         """
         try:
             return self._change(subject_id, change, embedder, actor)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from contracts.errors import Conflict, NotFound, SubjectNotFound
+from contracts.errors import Conflict, NotFound, SubjectNotFound, ValidationFailed
 from contracts.faces.consent import Consent, NewConsent, NewPolicy
 from contracts.faces.devices import MAX_DEVICES
 from contracts.faces.subjects import NewSubject, SubjectChange
@@ -46,6 +46,29 @@ def test_consent_is_stored_changed_and_withdrawn(faces: FaceRepositories, clock:
     assert changed.consent is None
     with pytest.raises(ValueError, match="after at"):
         NewConsent(version="1", text_digest="a", at=ends, expires_at=clock.now.astimezone())
+
+
+def test_a_consent_of_the_future_and_an_expired_one_are_refused(
+    faces: FaceRepositories, clock: Clock
+) -> None:
+    ada, minute = add(faces), timedelta(minutes=1)
+    early = NewConsent(version="1", text_digest="a", at=clock.now + minute + timedelta(seconds=1))
+    expired = NewConsent(version="1", text_digest="a", expires_at=clock.now)
+    for consent, detail in ((early, "in the future"), (expired, "has passed")):
+        with pytest.raises(ValidationFailed, match=detail):
+            add(faces, "Bea", consent=consent)
+        with pytest.raises(ValidationFailed, match=detail):
+            faces.subjects.change(ada, SubjectChange(consent=consent))
+    assert faces.subjects.get(ada).consent is None
+    stored = Consent(version="1", text_digest="a", at=clock.now + timedelta(days=1))
+    assert not stored.in_force(clock.now), "an earlier release accepted it"
+    ahead = NewConsent(version="1", text_digest="a", at=clock.now + minute)
+    add(faces, "Bea", consent=ahead)
+    assert ahead.given(clock.now).in_force(clock.now), "a client's clock may be ahead"
+    past = NewConsent(
+        version="1", text_digest="a", at=clock.now - 2 * minute, expires_at=clock.now - minute
+    )
+    assert not past.given(clock.now).in_force(clock.now)
 
 
 def test_failures_in_a_row_disable_the_face(faces: FaceRepositories, clock: Clock) -> None:

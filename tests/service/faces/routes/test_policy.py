@@ -140,7 +140,13 @@ def test_a_subject_is_added_with_its_consent(client: httpx.Client) -> None:
     sent = {"name": "Bea", "consent": CONSENT | {"at": "2026-01-02T03:04:05+02:00"}}
     made = client.post(f"{URL}/subjects", json=sent).json()
     assert made["consent"] == CONSENT | {"at": "2026-01-02T01:04:05Z", "expires_at": None}
-    for wrong in ({"version": "1"}, CONSENT | {"at": "yesterday"}, CONSENT | {"x": 1}):
+    for wrong in (
+        {"version": "1"},
+        CONSENT | {"at": "yesterday"},
+        CONSENT | {"x": 1},
+        CONSENT | {"at": "3000-01-01T00:00:00Z"},
+        CONSENT | {"expires_at": "2026-01-02T03:04:05Z"},
+    ):
         answer = client.post(f"{URL}/subjects", json={"name": "C", "consent": wrong})
         assert code(answer, 422) == "validation_error"
 
