@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session
 
 from contracts.audit import Action
 from contracts.faces.consent import Consent, Policy
-from contracts.faces.devices import canonical_key
 from contracts.faces.subjects import Threshold
 from database.audit import COMMAND, record
 from database.engine import DamagedDatabaseError, batches, reading, writing
@@ -306,8 +305,7 @@ def _restricted(
     keys = restrictions.device_keys.get(row.id, {})
     for device in session.scalars(query):
         is_known = device.device_id in restrictions.devices[row.id]
-        known_key = keys.get(device.device_id, device.public_key)
-        if not is_known or canonical_key(known_key) != canonical_key(device.public_key):
+        if not is_known or keys.get(device.device_id, device.public_key) != device.public_key:
             session.delete(device)
             taken.append(("device_removed", row.id))
     return taken
