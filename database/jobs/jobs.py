@@ -41,6 +41,7 @@ from database.jobs.queries import (
     state_of,
     stored_jobs,
     subjects_named,
+    versions_of_people,
 )
 from database.paging import (
     MAX_PAGE_BYTES,
@@ -126,6 +127,7 @@ class Jobs:
         client: str | None = None,
         scopes: Collection[Scope] | None = None,
         origin: Origin = NO_ORIGIN,
+        check: Callable[[], None] | None = None,
     ) -> CreatedJob:
         """Queue a job. The caller sends it to a worker if it is new.
 
@@ -137,6 +139,9 @@ class Jobs:
             client: Who sends it, see `service.auth.principal.quota_key`; None if unknown.
             scopes: All that a key needs to read it; None if unknown.
             origin: The request.
+            check: Refuses the job by raising, unless an earlier one is returned. What `erase_about`
+                is called for has been deleted before: either this sees that, or `erase_about` sees
+                the job. It does not use the database.
 
         Raises:
             QueueFull: There is no room for it, see `database.jobs.admission`.
@@ -154,10 +159,10 @@ class Jobs:
             origin=origin,
         )
         try:
-            return self._insert(make(), limit, idempotency)
+            return self._insert(make(), limit, idempotency, check)
         except IntegrityError:
             # Another process has used the same key between our read and our write.
-            return self._insert(make(), limit, idempotency)
+            return self._insert(make(), limit, idempotency, check)
 
     def require_room(
         self,
@@ -294,6 +299,16 @@ class Jobs:
         with reading(self._engine) as session:
             return subjects_named(session)
 
+    def versions_of_people(self) -> set[tuple[str, int]]:
+        """Model and number of the versions of people that jobs used or made, also deleted ones.
+
+        Empty if the files beside the jobs are those of another database, or are away.
+        """
+        if not self._files or not belongs_to(self._engine, self._files.root.parent):
+            return set()
+        with reading(self._engine) as session:
+            return versions_of_people(session)
+
     def abandon(self, subject_id: str) -> None:
         """End the unfinished jobs on a subject at once: no worker has them, as after a restore."""
         ids, now = self.using_subject(subject_id), self._clock()
@@ -420,6 +435,7 @@ class Jobs:
             DiskUnusable: Files of some of the jobs cannot be deleted from the disk.
         """
         with writing(self._engine) as session:
+            advisory_lock(session.connection(), _LOCK)  # see `create`
             ids = about_person(session, subject_id, versions)
             end_jobs(session, ids, self._clock())
         files = self._files
@@ -502,7 +518,11 @@ class Jobs:
         )
 
     def _insert(
-        self, record: JobRecord, limit: int, idempotency: IdempotencyKey | None
+        self,
+        record: JobRecord,
+        limit: int,
+        idempotency: IdempotencyKey | None,
+        check: Callable[[], None] | None,
     ) -> CreatedJob:
         with writing(self._engine) as session:
             advisory_lock(session.connection(), _LOCK)  # otherwise two could take the last place
@@ -510,6 +530,8 @@ class Jobs:
             if idempotency and (first := lookup(session, idempotency, now)):
                 return CreatedJob(Job.model_validate(first.body), is_new=False)
             require_room(session, record, limit)
+            if check is not None:
+                check()
             session.add(record)
             session.flush()
             job = jobs_of(session, [record])[0]

@@ -207,6 +207,21 @@ def subjects_named(session: Session) -> set[str]:
     return found
 
 
+def versions_of_people(session: Session) -> set[tuple[str, int]]:
+    """See `database.jobs.jobs.Jobs.versions_of_people`."""
+    model, *numbers = (
+        JobRecord.request[name].as_string() for name in ("model", "version", "against")
+    )
+    found = set[tuple[str, int]]()
+    for number in numbers:
+        query = select(model, number).distinct()
+        query = query.where(JobRecord.scopes.contains("faces"), model.is_not(None))
+        for name, version in session.execute(query):
+            if version is not None and version.isdecimal():
+                found.add((name, int(version)))
+    return found
+
+
 def end_jobs(session: Session, ids: Collection[str], now: datetime) -> None:
     """Cancel those of the jobs that have not ended; a worker that has one loses it."""
     row = JobRecord

@@ -4,8 +4,10 @@ A person's data cannot be removed from trained weights, so erasing a person dele
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from contracts.errors import VersionInUse, VersionNotFound
 from contracts.faces.faces import FACE_MODEL
@@ -79,6 +81,21 @@ def subjects_of(store: Store) -> set[str]:
         for manifest in store.manifests(model, of_erased=True)
         for subject_id in subjects_of_version(manifest)
     }
+
+
+def require_named(store: Store, request: Mapping[str, Any]) -> None:
+    """Check that the versions that a job's request names still exist, and are of nobody erased.
+
+    The published face embedder knows nobody.
+
+    Raises:
+        NotFound: One was deleted, or trained on an erased person.
+        Unavailable: It cannot be read who was erased.
+    """
+    if (model := str(request.get("model"))) == FACE_MODEL:
+        return
+    for version in filter(None, map(request.get, VERSION_FIELDS)):
+        store.resolve(model, version)
 
 
 def require_readable(store: Store) -> None:

@@ -70,3 +70,20 @@ async def require_consents(services: Services, manifest: Manifest) -> None:
         faces = services.faces.repositories
         consents = VersionConsents(faces.policy, faces.standings)
         await run_in_threadpool(consents.require, manifest, subjects_of_version(manifest))
+
+
+async def require_still_usable(services: Services, manifest: Manifest) -> None:
+    """Check once more, just before a response is sent, what was checked before the upload.
+
+    The upload and the queue may have taken minutes. Meanwhile a consent may have ended, or a
+    subject was erased and the version deleted, perhaps by another process. Only a version that was
+    trained on subjects costs anything.
+
+    Raises:
+        VersionNotFound: The version was deleted, or somebody whom it was trained on was erased.
+        Conflict: As `require_consents`.
+        Unavailable: As `require_consents`, or it cannot be read who was erased.
+    """
+    if takes_portraits(manifest):
+        await run_in_threadpool(services.store.path, manifest.model, manifest.version)
+        await require_consents(services, manifest)

@@ -22,7 +22,7 @@ from models.explain.results import channels_of
 from models.rendering.channels import channels_png
 from models.rendering.colormaps import Colormap
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_usable
+from service.auth.face_models import require_still_usable, require_usable
 from service.auth.principal import principal_of, quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
@@ -100,6 +100,7 @@ class ActivationsHandler:
             await self.services.job_queue.require_room_unread("activations", key, client)
             upload = await self._upload(network)
             await while_connected(self.request, self._decode(network, upload))
+            await require_still_usable(self.services, network.manifest)
             request = ActivationsJobRequest(
                 model=network.name,
                 version=version,
@@ -165,6 +166,7 @@ class ActivationsHandler:
         )
         # Up to some megabytes of numbers: too much for the event loop in either format.
         body = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
+        await require_still_usable(self.services, network.manifest)
         headers = {"X-Cache": "hit" if result.cached else "miss", "Vary": "Accept"}
         return Response(body, media_type=self.media_type, headers=headers)
 

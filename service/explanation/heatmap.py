@@ -19,7 +19,7 @@ from contracts.queue.redis_keys import QueueName
 from models.explain.heatmap_request import HeatmapJobRequest, input_file_name
 from models.images.resize import default_resize
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_consents, require_face_scope
+from service.auth.face_models import require_consents, require_face_scope, require_still_usable
 from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.explanation.client import ExplainItem, ExplainResult, request_explanations
@@ -95,6 +95,7 @@ class HeatmapHandler:
             decoded = await while_connected(self.request, self._decode(network, uploads))
             if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
                 raise decoded[0].image
+            await require_still_usable(self.services, network.manifest)
             request = self._job_request(network, version, uploads)
             inputs = {
                 input_file_name(index): upload.data
@@ -168,7 +169,9 @@ class HeatmapHandler:
         writer = HeatmapWriter(
             self.services, self.request, self.options, network, version, self.deadline
         )
-        return await writer.write(uploads, outcomes)
+        response = await writer.write(uploads, outcomes)
+        await require_still_usable(self.services, network.manifest)
+        return response
 
     def _job_request(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]

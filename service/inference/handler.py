@@ -26,7 +26,7 @@ from models.faces.provenance import takes_portraits
 from models.images.resize import default_resize
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_consents, require_face_scope
+from service.auth.face_models import require_consents, require_face_scope, require_still_usable
 from service.auth.principal import quota_key
 from service.dependencies import Services
 from service.faces.portraits import with_portraits
@@ -178,6 +178,7 @@ class InferenceHandler:
             await self.services.job_queue.require_room_unread(self.params.operation, key, client)
             uploads = await self._uploads(network)
             decoded = await while_connected(self.request, self.decode(network, uploads))
+            await require_still_usable(self.services, network.manifest)
             params = repr(sorted(asdict(self.params).items()))
             digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
             return await self.services.job_queue.submit(
@@ -240,7 +241,10 @@ class InferenceHandler:
     async def _answer(
         self, network: ServedVersion, version: int, uploads: Sequence[Upload]
     ) -> InferenceResponse:
-        return await self.response_of(*await compute_with_retry(self, network, version, uploads))
+        network, version, outcomes = await compute_with_retry(self, network, version, uploads)
+        response = await self.response_of(network, version, outcomes)
+        await require_still_usable(self.services, network.manifest)
+        return response
 
     async def response_of(
         self, network: ServedVersion, version: int, outcomes: Sequence[VectorOutcome]

@@ -17,7 +17,7 @@ from contracts.queue.redis_keys import QueueName
 from models.faces.provenance import takes_portraits
 from models.images.resize import default_resize
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_consents
+from service.auth.face_models import require_consents, require_still_usable
 from service.auth.principal import principal_of
 from service.dependencies import Services
 from service.faces.portraits import with_portraits
@@ -192,6 +192,9 @@ class SeveralModels:
             if part.error is None:
                 with recording(part.record):
                     await self._finish(part, replies.get(part.queue, []), uploads)
+        for part in parts:  # after the last of them, which may have been computed again
+            if part.error is None:
+                await self._check_again(part)
 
     async def _decode(self, parts: Sequence[_Part], uploads: Sequence[Upload]) -> None:
         """Decode the images, once for all models whose input is prepared in one way.
@@ -247,8 +250,14 @@ class SeveralModels:
                 network, version, outcomes = await compute_with_retry(
                     part.handler, network, version, again
                 )
-            part.version = version
+            part.network, part.version = network, version
             part.response = await part.handler.response_of(network, version, outcomes)
+        except OpsinError as error:
+            part.error = error
+
+    async def _check_again(self, part: _Part) -> None:
+        try:
+            await require_still_usable(self.services, part.chosen.manifest)
         except OpsinError as error:
             part.error = error
 

@@ -18,7 +18,7 @@ from contracts.tracing.spans import span
 from models.faces.provenance import takes_portraits
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
-from service.auth.face_models import require_consents, require_face_scope
+from service.auth.face_models import require_consents, require_face_scope, require_still_usable
 from service.dependencies import Services
 from service.faces.portraits import with_portraits
 from service.http.body import max_request_bytes, read_body
@@ -138,10 +138,12 @@ class TensorInference:
             names = [output.name for output in parsed.outputs]
             tensors = dict(zip(names, matrices, strict=True))
             labels = [label.text for label in network.labels]
-            return await decoder.run(
+            encoded = await decoder.run(
                 lambda: oip.encode_response(parsed, network.name, version, tensors, labels),
                 deadline_seconds=bounded.deadline.remaining,
             )
+            await require_still_usable(self.services, network.manifest)
+            return encoded
 
     async def _predict(self, body: bytes, network: ServedVersion) -> bytes:
         decoder, max_bytes = self.services.decoder, self.services.settings.max_image_bytes
@@ -151,11 +153,13 @@ class TensorInference:
             deadline_seconds=self.deadline.remaining,
         )
         pixels = await self._decode(parsed.images, network)
-        *_, (rows,) = await self.run([parsed.operation], pixels, network)
-        return await decoder.run(
+        network, _, (rows,) = await self.run([parsed.operation], pixels, network)
+        encoded = await decoder.run(
             lambda: tfserving.encode_response(parsed, rows),
             deadline_seconds=self.deadline.remaining,
         )
+        await require_still_usable(self.services, network.manifest)
+        return encoded
 
     async def _decode(
         self, images: Sequence[tfserving.Image], network: ServedVersion

@@ -40,6 +40,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.catalog import queue_of
+from models.faces.provenance import require_named
 from models.store.store import Store
 from service.auth.job_scopes import scopes_of_request
 from service.jobs.disk_room import require_job_room
@@ -156,6 +157,7 @@ class JobQueue:
             IdempotencyConflict: The key was used for another request.
             DiskUnusable: The disk is full, or nearly so.
             Unavailable: Redis, the disk or the database does not answer.
+            NotFound: The version was trained on people, and deleted meanwhile.
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
@@ -198,6 +200,7 @@ class JobQueue:
             IdempotencyConflict: The key was used for another request.
             DiskUnusable: The disk is full or not writable.
             Unavailable: The database does not answer.
+            NotFound: As for `submit`.
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
@@ -294,6 +297,8 @@ class JobQueue:
         *,
         scopes: Collection[Scope] = (),
     ) -> CreatedJob:
+        store = self._versions
+        own = scopes_of_request(kind, request, store)
         return self._jobs.create(
             kind,
             request,
@@ -301,8 +306,9 @@ class JobQueue:
             idempotency=_key_of(kind, idempotency),
             job_id=job_id,
             client=client,
-            scopes=dict.fromkeys([*scopes_of_request(kind, request, self._versions), *scopes]),
+            scopes=dict.fromkeys([*own, *scopes]),
             origin=current_origin(),
+            check=partial(require_named, store, request) if "faces" in own else None,
         )
 
     async def _store(self, job_id: str, kind: JobKind, items: Sequence[JobItem]) -> None:

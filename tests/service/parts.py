@@ -514,6 +514,9 @@ class FakeJobs:
     def subjects(self) -> set[str]:
         return set()
 
+    def versions_of_people(self) -> set[tuple[str, int]]:
+        return set()
+
     def cancel(self, job_id: str) -> Job:
         return self.put(job_id, **dict(self.get(job_id)) | {"state": "cancelled"})
 

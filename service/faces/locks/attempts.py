@@ -54,7 +54,8 @@ async def attempt(
     """Reserve an attempt, and count how it ended.
 
     Judging a clip may take minutes. Consent, the face and the subject are checked again at the end,
-    so that no login succeeds after a withdrawal was acknowledged.
+    so that no login succeeds, and no similarity is told, after a withdrawal was acknowledged. A
+    failure counts nevertheless.
 
     Raises:
         SubjectNotFound: There is no such subject, or no longer.
@@ -69,15 +70,19 @@ async def attempt(
     outcome: Outcome = "neither"
     try:
         yield judgment
-        if judgment.verdict is not None and judgment.verdict.decision == "match":
-            matched, judgment.verdict = judgment.verdict, None
+        if (verdict := judgment.verdict) is not None:
+            is_match = verdict.decision == "match"
+            judgment.verdict = None if is_match else verdict
             policy = await run_in_threadpool(faces.repositories.policy.get)
             standing = await run_in_threadpool(faces.repositories.standings.get, subject_id)
-            require_usable(standing, policy, signed=signed)
-            judgment.verdict = matched
+            # Failures that have disabled the face meanwhile keep no failure from being answered.
+            require_usable(standing, policy, signed=signed or not is_match)
+            judgment.verdict = verdict
         outcome = _outcome(judgment.verdict)
     except OpsinError as error:
-        outcome = "unusable" if _is_clients(error) else "neither"
+        outcome = _outcome(judgment.verdict)
+        if judgment.verdict is None:
+            outcome = "unusable" if _is_clients(error) else "neither"
         raise
     finally:
         try:  # each in any case: without Redis, the row of failures still counts

@@ -17,10 +17,12 @@ from contracts.errors import OpsinError, SubjectNotFound
 from contracts.faces.erased_ids import erased_ids
 from contracts.faces.subjects import Erased, ErasedModel
 from models.faces import provenance
+from models.faces.provenance import TrainedVersion
 from service.dependencies import Services
 from service.faces.privacy.versions import (
     cancel_trainings,
     delete_versions,
+    deleted_versions,
     erase_jobs,
     still_named,
 )
@@ -75,7 +77,9 @@ async def resume(services: Services) -> None:
     """Resume unfinished erasures, and repeat those of the last hour.
 
     A request in progress during an erasure, such as an upload, may have written about the subject
-    afterwards. Those of the home's list who are back are erased again, as from copied files.
+    afterwards. Jobs that used a version of people that is deleted are erased with anybody: of whom
+    it was is not known any more. Those of the home's list who are back are erased again, as from
+    copied files.
 
     Raises:
         Unavailable: The database does not answer.
@@ -86,12 +90,13 @@ async def resume(services: Services) -> None:
     for subject_id in listed:
         await _erase_again(services, subject_id)
     pending = await run_in_threadpool(faces.erasures.pending, _REPEAT_FOR)
-    done = []
-    for subject_id in dict.fromkeys([*pending, *sorted(named)]):
+    done, again = [], dict.fromkeys([*pending, *sorted(named)])
+    deleted = await run_in_threadpool(_deleted_versions, services) if again else []
+    for subject_id in again:
         try:
             await faces.erase_traces(subject_id)
             await run_in_threadpool(cancel_trainings, jobs, subject_id)
-            await run_in_threadpool(erase_jobs, jobs, subject_id)
+            await run_in_threadpool(erase_jobs, jobs, subject_id, deleted)
         except (OpsinError, OSError) as error:
             log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
         else:
@@ -109,6 +114,14 @@ def _back_from_list(services: Services) -> tuple[list[str], set[str]]:
     except OSError as error:
         log.warning("erasure_unfinished", where="list", error=type(error).__name__)
         return [], set()
+
+
+def _deleted_versions(services: Services) -> list[TrainedVersion]:
+    try:
+        return deleted_versions(services.store, services.jobs)
+    except (OpsinError, OSError) as error:  # such as names of models that no model can have
+        log.warning("erasure_unfinished", where="jobs", error=type(error).__name__)
+        return []
 
 
 async def _erase_again(services: Services, subject_id: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from contracts.errors import Conflict, DiskUnusable, JobNotFound
 from contracts.faces.erased_ids import erased_ids
+from contracts.faces.faces import FACE_MODEL
 from database.jobs.jobs import Jobs
 from models.faces import provenance
 from models.faces.provenance import TrainedVersion
@@ -33,6 +34,22 @@ def erase_jobs(jobs: Jobs, subject_id: str, versions: Collection[TrainedVersion]
         DiskUnusable: Files of some of the jobs cannot be deleted from the disk.
     """
     jobs.erase_about(subject_id, {(trained.model, trained.version) for trained in versions})
+
+
+def deleted_versions(store: Store, jobs: Jobs) -> list[TrainedVersion]:
+    """Versions of people that jobs used and that are deleted; nothing tells any more of whom.
+
+    Raises:
+        Unavailable: The database does not answer.
+        OSError: The store cannot be read.
+    """
+    used = {key for key in jobs.versions_of_people() if key[0] != FACE_MODEL}
+    kept = {
+        (model, version)
+        for model in {model for model, _ in used}
+        for version in (*store.numbers(model), *store.quarantined(model))
+    }
+    return [TrainedVersion(*key) for key in sorted(used - kept)]
 
 
 def cancel_trainings(jobs: Jobs, subject_id: str) -> None:

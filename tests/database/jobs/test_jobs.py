@@ -1,7 +1,8 @@
 """Jobs from the client's side."""
 
 import base64
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -380,6 +381,21 @@ def test_jobs_whose_files_stay_on_the_disk_are_found_again(
     assert jobs.erase_about("sub_0123456789abcdefghij", ()) == 1
     with pytest.raises(JobNotFound):
         jobs.get(made.job.id)
+
+
+def test_an_erasure_finds_a_job_whose_version_was_there_when_it_was_checked(jobs: Jobs) -> None:
+    """The version is deleted first; what is created afterwards sees that itself."""
+    erasures: list[Future[int]] = []
+
+    def check() -> None:
+        erasures.append(pool.submit(jobs.erase_about, "sub_a", {("door", 1)}))
+        time.sleep(0.3)  # it waits
+
+    with ThreadPoolExecutor(1) as pool:
+        request = {"model": "door", "version": 1}
+        jobs.create("embed", request, limit=9, scopes=("faces",), check=check)
+    assert erasures[0].result() == 1
+    assert jobs.list().items == []
 
 
 def test_the_jobs_about_an_erased_person_are_deleted(

@@ -15,6 +15,7 @@ from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey, Scope
 from contracts.settings import Settings
 from database.audit import COMMAND
+from database.faces.privacy.erased_ids import add_erased
 from models.faces.provenance import without_subjects
 from models.store.snapshot import ServedVersion
 from tests.models.drafts import DRAFT, write_files
@@ -289,3 +290,75 @@ def test_no_version_gets_faces_for_images_or_images_for_faces(
     answer = door.client.post(path, **SENT[path])
     assert answer.status_code == 503, answer.text
     assert "unloaded" in answer.text or "Another version" in answer.text
+
+
+TAKEN_BACK = {"consent": 409, "policy": 409, "version": 404, "subject": 404}
+
+
+def take_back(door: Door, what: str) -> None:
+    match what:
+        case "consent":
+            door.consent(None)
+        case "policy":
+            door.fakes.faces.repositories.policy.set(NewPolicy(consent_required=True))
+        case "version":
+            door.fakes.store.drop_alias("door", "champion")
+            door.fakes.store.delete("door", 1)
+        case "subject":  # whose versions another process is about to delete
+            add_erased(door.fakes.store._root.parent, [door.subject])
+
+
+def when_computing(
+    door: Door, monkeypatch: pytest.MonkeyPatch, operations: tuple[str, ...], what: str
+) -> None:
+    """Take something back after the network has answered, once."""
+    if what == "policy":
+        door.fakes.faces.repositories.policy.set(NewPolicy())
+    else:
+        door.consent(CONSENT)
+    run, first = door.fakes.dispatcher.run, iter([True])
+
+    async def then_taken_back(queue: Any, pixels: Any, **options: Any) -> Any:
+        replies = await run(queue, pixels, **options)
+        if queue.operation in operations and next(first, False):
+            take_back(door, what)
+        return replies
+
+    monkeypatch.setattr(door.fakes.dispatcher, "run", then_taken_back)
+
+
+@pytest.mark.parametrize("what", TAKEN_BACK)
+@pytest.mark.parametrize(
+    "path",
+    [
+        *SENT,
+        "/v1/embed?model=door",
+        "/v1/activations?model=door",
+        "/v1/classify?model=door&model=squeezenet",
+    ],
+)
+def test_what_is_taken_back_while_a_request_waits_counts(
+    door: Door, monkeypatch: pytest.MonkeyPatch, path: str, what: str
+) -> None:
+    """A slow upload or a full queue may take minutes."""
+    when_computing(door, monkeypatch, ("classify", "embed", "explain", "heatmap"), what)
+    sent = SENT.get(path, {"files": {"image": gray_png()}})
+    answer = door.client.post(path, **sent)
+    if "squeezenet" not in path:
+        assert answer.status_code == TAKEN_BACK[what], answer.text
+        return
+    refused, other = answer.json()["models"]
+    code = {409: "conflict", 404: "version_not_found"}[TAKEN_BACK[what]]
+    assert (refused["error"]["code"], refused.get("results")) == (code, None)
+    assert other["results"]
+
+
+@pytest.mark.parametrize("what", TAKEN_BACK)
+@pytest.mark.parametrize("path", ["classify", "embed", "heatmap", "activations"])
+def test_no_job_is_made_for_what_was_taken_back_during_the_upload(
+    door: Door, monkeypatch: pytest.MonkeyPatch, path: str, what: str
+) -> None:
+    when_computing(door, monkeypatch, ("faces",), what)
+    answer = door.post(f"/v1/{path}?model=door", Prefer="respond-async")
+    assert answer.status_code == TAKEN_BACK[what], answer.text
+    assert not door.fakes.jobs.jobs

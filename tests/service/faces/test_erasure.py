@@ -21,10 +21,11 @@ from contracts.errors import (
 from contracts.faces.subjects import NewEvent, NewSubject, NewTemplate, StoredFrame
 from contracts.inference.manifest import Provenance
 from contracts.jobs import JobKind
+from contracts.keys import Scope
 from contracts.queue import redis_keys
 from contracts.settings import Settings
 from database.faces.privacy.erased_ids import add_erased, erased_ids
-from database.installation import FILE
+from database.installation import FILE, home_id
 from database.jobs.jobs import Jobs
 from models.store.store import Store
 from service.dependencies import Services
@@ -83,6 +84,31 @@ def test_the_jobs_of_deleted_versions_are_deleted_too(fakes: FakeServices, ada: 
         table.get(late)
     assert trained != kept
     assert made != kept
+
+
+def test_jobs_of_deleted_versions_of_people_are_deleted_with_anybody(
+    fakes: FakeServices, ada: str
+) -> None:
+    """Of whom such a version was is not known any more, as when it was deleted before."""
+    publish(fakes.store, "sub_of_somebody_else")
+    table = Jobs(fakes.faces.engine, lambda: datetime.now(UTC), fakes.files)
+    fakes.jobs = table  # type: ignore[assignment]
+    (fakes.files.root.parent / FILE).write_text(home_id(fakes.faces.job_files.root.parent) or "")
+
+    def make(model: str, version: int, *scopes: Scope, **request: int) -> str:
+        sent = {"model": model, "version": version} | request
+        return table.create("embed", sent, limit=9, scopes=("infer", *scopes)).job.id
+
+    kept = {
+        make("door", 2, "faces"),
+        make("pets", 3),  # of an ordinary model
+        make("face_embedder", 4, "faces"),  # published: it knows nobody
+    }
+    serve(fakes, lambda services: erase(services, ada))
+    late = {make("door", 1, "faces"), make("door", 2, "faces", against=1)}
+    assert {job.id for job in table.list().items} == kept | late
+    serve(fakes, resume)
+    assert {job.id for job in table.list().items} == kept
 
 
 def outcome(fakes: FakeServices, subject_id: str) -> str:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from redis.asyncio import Redis
 
-from contracts.errors import DiskUnusable, IdempotencyConflict, QueueFull
+from contracts.errors import DiskUnusable, IdempotencyConflict, QueueFull, VersionNotFound
+from contracts.inference.manifest import Provenance
+from contracts.keys import Scope
 from contracts.queue import redis_keys
 from contracts.queue.celery import celery_app
 from contracts.queue.messages import Item, unpack_bundle
@@ -28,6 +30,7 @@ from models.store.store import Store
 from service.jobs import queue as queue_module
 from service.jobs.queue import JobItem, JobQueue
 from service.threads import run_in_threadpool
+from tests.models.drafts import DRAFT, write_files
 from tests.valkey import RealValkey
 
 T = TypeVar("T")
@@ -39,6 +42,13 @@ class Parts:
 
     def folders(self) -> set[str]:
         return {path.name for path in self.files.root.glob("*")}
+
+
+def publish(store: Store, model: str, *subjects: str) -> None:
+    with store.staging() as folder:
+        write_files(folder)
+        provenance = Provenance(spec={"subjects": list(subjects)})
+        store.publish(model, folder, DRAFT.model_copy(update={"provenance": provenance}))
 
 
 def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]) -> None:
@@ -121,6 +131,39 @@ def test_a_job_is_stored_with_the_scopes_that_its_route_has_checked(
     run(tmp_path, valkey, test)
 
 
+@pytest.mark.parametrize("is_work", [True, False])
+def test_no_job_is_made_for_a_version_of_people_that_is_deleted_at_the_last_moment(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, is_work: bool
+) -> None:
+    """An erasure that has listed the jobs before would not find it."""
+    store = Store(tmp_path / "store")
+    publish(store, "door", "sub_a")
+    own_scopes = queue_module.scopes_of_request
+
+    def then_deleted(*args: Any) -> tuple[Scope, ...]:
+        scopes = own_scopes(*args)
+        store.delete("door", 1)
+        return scopes
+
+    monkeypatch.setattr(queue_module, "scopes_of_request", then_deleted)
+
+    async def test(parts: Parts) -> None:
+        request = {"model": "door", "version": 1}
+        item = JobItem(None, 8, 8, np.zeros((8, 8, 3), np.uint8))
+        if is_work:
+            made = parts.job_queue.submit_work("heatmap", request, inputs={"0": b"1"})
+        else:
+            made = parts.job_queue.submit(
+                "embed", "door", 1, request={}, items=[item], idempotency=None
+            )
+        with pytest.raises(VersionNotFound):
+            await made
+        assert parts.jobs.list().items == []
+        assert parts.folders() == set()
+
+    run(tmp_path, valkey, test)
+
+
 @pytest.mark.parametrize(("side", "in_redis"), [(64, True), (1024, False)])
 def test_large_jobs_do_not_fill_redis(
     tmp_path: Path, valkey: RealValkey, side: int, in_redis: bool
@@ -128,6 +171,7 @@ def test_large_jobs_do_not_fill_redis(
     async def test(parts: Parts) -> None:
         pixels = np.zeros((side, side, 3), np.uint8)
         items = [JobItem(None, side, side, pixels)] * 2
+        publish(Store(tmp_path / "store"), "squeezenet")
         job = await parts.job_queue.submit(
             "classify", "squeezenet", 1, request={}, items=items, idempotency=None
         )

@@ -30,6 +30,7 @@ from database.engine import open_engine, writing
 from database.tables import FaceTemplateRecord
 from service.dependencies import Services
 from service.faces import login as login_module
+from service.faces import recognition as recognition_module
 from service.faces.context import FaceServices
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
@@ -263,6 +264,32 @@ def test_what_is_taken_back_while_a_face_is_judged_counts(
     assert (answer.status_code, answer.json()["code"]) == refused.get(what, (429, "locked_out"))
     if what == "disabled":
         assert client.get(where).json()["face_disabled"] is True
+
+
+@pytest.mark.parametrize("what", ["consent", "disabled", "erased"])
+def test_no_similarity_is_told_to_whoever_waited_for_it_meanwhile(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    client.put(f"{URL}/policy", json={"consent_required": True, "max_failures": 5})
+    client.patch(f"{URL}/subjects/{ada}", json={"consent": CONSENT})
+    compare = recognition_module._compare
+
+    async def slow(*args: Any) -> Any:
+        compared = await compare(*args)
+        take_back(fakes.faces, ada, what)
+        return compared
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recognition_module, "_compare", slow)
+        verify = {"data": {"subject_id": ada}, "files": {"image": gray_png(BEA)}}
+        answer = client.post(f"{URL}/verify", **verify)  # type: ignore[arg-type]
+    status = {"consent": 409, "disabled": 429, "erased": 404}[what]
+    assert (answer.status_code, "similarity" in answer.text) == (status, False), answer.text
+    if what == "consent":  # the failure counts nevertheless
+        client.patch(f"{URL}/subjects/{ada}", json={"consent": CONSENT})
+        for _ in range(4):
+            assert login(client, ada, BEA).json()["decision"] == "no_match"
+        assert client.get(f"{URL}/subjects/{ada}").json()["face_disabled"] is True
 
 
 def test_a_subject_that_is_locked_is_not_named(
