@@ -7,8 +7,9 @@ import re
 from datetime import datetime, timedelta
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
+from contracts.bodies import Body
 from contracts.names import composed, is_printable
 
 Scope = Literal["infer", "train", "faces", "models", "admin"]
@@ -42,10 +43,8 @@ Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_LENGTH), AfterVal
 Rate = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
 
 
-class NewKey(BaseModel):
+class NewKey(Body):
     """A key to create."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name = Field(description="Whom or what it is for.", examples=["billing service"])
     scopes: list[Scope] = Field(
@@ -57,10 +56,8 @@ class NewKey(BaseModel):
     )
 
 
-class Rotation(BaseModel):
+class Rotation(Body):
     """How to replace a key."""
-
-    model_config = ConfigDict(extra="forbid")
 
     grace_seconds: int = Field(
         86_400,

@@ -8,7 +8,9 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 MAX_ERRORS = 100
-"""Of a request's errors, so many are explained: each costs a comparison with all fields."""
+"""Of a request's errors, so many are explained."""
+MAX_COMPARED = 10
+"""Of these, so many are compared with all names that there are."""
 _MAX_NAME = 64
 
 _NAME = "lowercase letters, digits, - and _, at most 64, with a letter or digit first"
@@ -29,17 +31,21 @@ def similar(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
-def explained(error: Mapping[str, Any], model: type[BaseModel] | None) -> str:
+def explained(error: Mapping[str, Any], model: type[BaseModel] | None, number: int = 0) -> str:
     """The message of one of pydantic's errors, with a suggestion if a name looks misspelt.
 
     Args:
         error: One item of `ValidationError.errors()`.
         model: What was validated; None if unknown.
+        number: How many errors come before it. Only the first few have suggestions: each is a
+            comparison with all names.
     """
     message, where = str(error["msg"]), tuple(error["loc"])
+    compares = number < MAX_COMPARED
     if error["type"] == "extra_forbidden" and where and model is not None:
-        return f"There is no such field.{similar(str(where[-1]), _fields(model, where[:-1]))}"
-    if error["type"] == "literal_error" and isinstance(error.get("input"), str):
+        meant = similar(str(where[-1]), _fields(model, where[:-1])) if compares else ""
+        return f"There is no such field.{meant}"
+    if error["type"] == "literal_error" and isinstance(error.get("input"), str) and compares:
         expected = str(error.get("ctx", {}).get("expected", ""))
         return message + similar(error["input"], _quoted(expected)).replace(" Did", ". Did")
     if error["type"] == "string_pattern_mismatch":

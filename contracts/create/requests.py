@@ -4,7 +4,6 @@ import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -12,6 +11,7 @@ from pydantic import (
     model_validator,
 )
 
+from contracts.bodies import Body
 from contracts.inference.explanation import MODEL_NAME, Layer
 
 MAX_STYLES = 4
@@ -90,10 +90,10 @@ Names = Annotated[list[Layer], BeforeValidator(_listed), Field(min_length=1, max
 Weights = Annotated[list[Annotated[float, Field(ge=0, le=1e6)]], BeforeValidator(_listed)]
 
 
-class _Options(BaseModel):
+class _Options(Body):
     """What both kinds of jobs take."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     preview_every: int = Field(
         10, ge=1, le=1000, description="Iterations between two versions of `preview.png`."

@@ -5,21 +5,32 @@ share of pairs of different people that match; the false non-match rate (FNMR) i
 of the same person that do not.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from contracts.bodies import Body, at_most
 
 LeftOutReason = Literal["no_face", "many_faces", "low_quality", "unreadable", "too_many"]
 GroupName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+_MAX_GROUPS = 10_000
+
+
+def _names_groups(value: Any) -> Any:
+    """What was sent as groups, refused at the first that is wrong: there may be thousands."""
+    for person, group in value.items() if isinstance(value, dict) else ():
+        if not isinstance(group, str) or not 1 <= len(group) <= 64:
+            raise ValueError(f"{person[:64]}: send the name of a group, of 1 to 64 characters")
+    return value
 
 
 STRICT_FMR, FALLBACK_FMR = 0.0001, 0.001
 
 
-class CalibrationBody(BaseModel):
+class CalibrationBody(Body):
     """The body of `POST /v1/faces/calibrations`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     dataset_id: str = Field(
         max_length=64,
@@ -34,9 +45,11 @@ class CalibrationBody(BaseModel):
         "people. Default: 0.0001 if the dataset has enough pairs for it, otherwise 0.001.",
         examples=[0.001],
     )
-    groups: dict[str, GroupName] | None = Field(
+    groups: Annotated[
+        dict[str, GroupName] | None, BeforeValidator(_names_groups), at_most(_MAX_GROUPS)
+    ] = Field(
         None,
-        max_length=10_000,
+        max_length=_MAX_GROUPS,
         description="Maps a class to the group of the person, for error rates per group.",
         examples=[{"person01": "under 40", "person02": "over 40"}],
     )

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from contracts.bodies import Body
 from contracts.errors import ValidationFailed
 
 CLOCK_SKEW = timedelta(minutes=1)
@@ -45,10 +46,10 @@ class Consent(BaseModel):
         return self.expires_at is not None and self.expires_at <= time
 
 
-class NewConsent(BaseModel):
+class NewConsent(Body):
     """A consent to record."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     version: Word = Field(examples=["2026-01"])
     text_digest: Word = Field(
@@ -92,14 +93,14 @@ class NewConsent(BaseModel):
         return consent
 
 
-class NewPolicy(BaseModel):
+class NewPolicy(Body):
     """What this installation requires; fields that are not sent get their default.
 
     OPSIN_FACE_CONSENT_REQUIRED and OPSIN_FACE_RETENTION_DAYS are a minimum that a policy can only
     make stricter.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     consent_required: bool = Field(
         False,

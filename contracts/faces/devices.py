@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from contracts.bodies import Body
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import ErasedModel, FaceEvent, Subject
 from contracts.jobs import Job
@@ -41,10 +42,10 @@ def _canonical(number: str) -> str:
         return number
 
 
-class NewDevice(BaseModel):
+class NewDevice(Body):
     """Request to register a device."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     device_id: str = Field(
         min_length=1,

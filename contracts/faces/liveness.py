@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.bodies import Body
 from contracts.faces.subjects import SUBJECT_ID
 
 Action = Literal["turn_left", "turn_right", "look_up", "close_eyes", "open_mouth", "neutral"]
@@ -46,10 +47,10 @@ LivenessReason = Literal[
 ]
 
 
-class NewChallenge(BaseModel):
+class NewChallenge(Body):
     """Request for a challenge."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     purpose: Purpose = Field(description="The only purpose that the challenge can be used for.")
     subject_id: str = Field(

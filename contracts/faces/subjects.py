@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from contracts.bodies import Body
 from contracts.faces.consent import Consent, NewConsent
 from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL, Quality
 from contracts.names import composed, is_printable
@@ -68,10 +69,8 @@ class Subject(BaseModel):
     updated_at: datetime
 
 
-class _SubjectFields(BaseModel):
+class _SubjectFields(Body):
     # Otherwise a misspelt optional field would be ignored silently.
-    model_config = ConfigDict(extra="forbid")
-
     @field_validator("name", "external_id", check_fields=False)
     @classmethod
     def _check_printable(cls, value: str | None) -> str | None:
@@ -245,10 +244,8 @@ DEFAULT_THRESHOLD = Threshold(
 """Used until the operator sets another; see `contracts.faces.faces.DEFAULT_SIMILARITY`."""
 
 
-class NewThreshold(BaseModel):
+class NewThreshold(Body):
     """Request to set the threshold."""
-
-    model_config = ConfigDict(extra="forbid")
 
     similarity: float | None = Field(
         None, gt=-1, lt=1, examples=[0.95], description="Cosine of the embeddings."

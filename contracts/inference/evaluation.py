@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from contracts.bodies import Body
 from contracts.inference.manifest import ModelName
 from contracts.training.training_result import (
     ClassReport,
@@ -18,10 +19,8 @@ Verdict = Literal["better", "worse", "no_difference"]
 Difference = Annotated[float, Field(ge=-1, le=1)]
 
 
-class EvaluationBody(BaseModel):
+class EvaluationBody(Body):
     """What to measure a version on."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset_id: str = Field(
         description="Labeled images. Classes are matched with the version's labels by name or id.",

@@ -4,6 +4,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from contracts.bodies import Body
+
 MODEL_NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 LARGEST_PATTERN = 512
 """The largest side, in pixels, of the pattern that excites a filter."""
@@ -68,10 +70,10 @@ class Sanity(BaseModel):
     passed: bool = Field(description="Whether the last one, with all layers random, is near 0.")
 
 
-class FiltersRequest(BaseModel):
+class FiltersRequest(Body):
     """The filters whose patterns to compute, and how."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
     model: Annotated[str, StringConstraints(pattern=MODEL_NAME)] | None = Field(
         None, description="The default is the first model that is ready."

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, Field, WithJsonSchema
 
+from contracts.bodies import Body
 from contracts.inference.explanation import Sanity
 from contracts.inference.inference import Operation
 from contracts.inference.manifest import ALIAS_NAME, Manifest
@@ -44,10 +45,8 @@ class ModelInfo(BaseModel):
     licence: str | None = Field(description="Of the weights it was made from, if known.")
 
 
-class AliasRequest(BaseModel):
+class AliasRequest(Body):
     """Which version an alias should point to."""
-
-    model_config = ConfigDict(extra="forbid")
 
     alias: str = Field(
         description="A request that names no version uses `champion`.",
@@ -139,10 +138,8 @@ class Readiness(BaseModel):
     )
 
 
-class QuantizeBody(BaseModel):
+class QuantizeBody(Body):
     """The body of `POST /v1/models/{name}/versions/{version}/quantize`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dataset_id: str = Field(
         description="Its training images calibrate; its test images, otherwise its validation "

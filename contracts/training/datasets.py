@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from contracts.bodies import Body
+
 DATASET_ID = r"^ds_[A-Za-z0-9_-]{1,60}$"
 MAX_LISTED_REJECTED = 100
 MAX_NAME_LENGTH = 100
@@ -78,10 +80,8 @@ class DatasetInfo(BaseModel):
     created_at: datetime
 
 
-class NewDataset(BaseModel):
+class NewDataset(Body):
     """An empty dataset to create."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, description="Name of the dataset.")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from contracts.bodies import Body, at_most
 from contracts.inference.manifest import ModelName
 from contracts.inference.serving import Serving
 from contracts.jobs import JobError
@@ -14,6 +15,7 @@ from contracts.training.training_result import Promotion, Split, SplitMetrics
 MAX_TRAININGS = 100
 MAX_COMBINATIONS = 1_000_000
 _LONGEST_PATH = 64
+_MAX_PATHS = 16
 FIXED = ("dataset_id", "model", "subjects", "promote")
 """Fields that are the same in all trainings of a sweep."""
 
@@ -28,11 +30,10 @@ def _plain_metric(value: Any) -> Any:
     return re.sub("^val(idation)?_", "", value) if isinstance(value, str) else value
 
 
-class SweepBody(BaseModel):
+class SweepBody(Body):
     """A training, and the values to try for some of its fields."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {
@@ -53,9 +54,9 @@ class SweepBody(BaseModel):
     training: dict[str, Any] = Field(
         description="The body of `POST /v1/trainings`; `promote` is for the best version."
     )
-    grid: dict[str, Values] = Field(
+    grid: Annotated[dict[str, Values], at_most(_MAX_PATHS)] = Field(
         min_length=1,
-        max_length=16,
+        max_length=_MAX_PATHS,
         description="The values of each field to try, by its path, e.g. `learning_rate.head`. All "
         "combinations are tried, or `max_trainings` of them, drawn at random by the training's "
         "seed.",

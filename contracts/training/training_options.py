@@ -3,9 +3,13 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from contracts.bodies import Body, at_most
 from contracts.inference.manifest import ALIAS_NAME, ModelName
+
+_MAX_DENSE = 4
+_MAX_STEPS = 20
 
 FillMode = Literal["nearest", "reflect", "wrap", "constant"]
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -15,10 +19,10 @@ VersionNumber = Annotated[int, Field(ge=1, le=999_999_999)]
 VersionAlias = Annotated[str, Field(pattern=ALIAS_NAME)]
 
 
-class Part(BaseModel):
-    """Refuses unknown fields: otherwise a misspelled one would be ignored and its default used."""
+class Part(Body):
+    """A part of a training request."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True)
 
 
 class VersionRef(Part):
@@ -39,12 +43,12 @@ class Head(Part):
         "average",
         description="How the last feature maps become a vector; flatten preserves positions.",
     )
-    units: tuple[Annotated[int, Field(ge=1, le=8192)], ...] = Field(
+    units: Annotated[tuple[Annotated[int, Field(ge=1, le=8192)], ...], at_most(_MAX_DENSE)] = Field(
         (256,),
-        max_length=4,
+        max_length=_MAX_DENSE,
         description="Units of the dense layers before the output layer; may be [].",
     )
-    dropout: float | tuple[Rate, ...] = Field(
+    dropout: Annotated[float | tuple[Rate, ...], at_most(_MAX_DENSE)] = Field(
         0.3,
         description="Dropout rate (0 to below 1) after each dense layer, or a list with one rate "
         "for each.",
@@ -173,9 +177,9 @@ class Augmentation(Part):
 class StepSchedule(Part):
     """A learning rate that falls at fixed epochs."""
 
-    at: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+    at: Annotated[tuple[Annotated[int, Field(ge=1, le=1000)], ...], at_most(_MAX_STEPS)] = Field(
         min_length=1,
-        max_length=20,
+        max_length=_MAX_STEPS,
         description="Completed epochs of the phase after which the rate falls.",
     )
     factor: float = Field(0.1, gt=0, lt=1, description="What the rate is multiplied by.")

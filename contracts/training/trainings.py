@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from contracts.bodies import at_most
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import ModelName
 from contracts.pages import Page
@@ -50,6 +51,7 @@ SubjectId = Annotated[str, Field(pattern=r"^sub_[A-Za-z0-9_-]{1,60}$")]
 FACE_CNN = "face_cnn"
 """The API's name of the preset `faces_tuned` of the network `cnn_face`."""
 FACE_NETWORK: TrainableNetwork = "cnn_face"
+MAX_CLASSES = 1000
 MAX_SUBJECTS = 500
 MIN_FRAMES = 5
 """Minimum number of frames of each subject, as of images of each class of a dataset."""
@@ -102,7 +104,7 @@ class TrainingRequest(Part):
     )
 
     dataset_id: str | None = Field(None, pattern=r"^ds_[A-Za-z0-9_-]{1,64}$")
-    subjects: tuple[SubjectId, ...] | None = Field(
+    subjects: Annotated[tuple[SubjectId, ...] | None, at_most(MAX_SUBJECTS)] = Field(
         None,
         min_length=2,
         max_length=MAX_SUBJECTS,
@@ -133,10 +135,10 @@ class TrainingRequest(Part):
         description="from_scratch: the initial weights of all layers that have the same name and "
         "shape in a version, or in a published file, e.g. vgg19_notop; the others are random.",
     )
-    classes: tuple[ClassName, ...] | None = Field(
+    classes: Annotated[tuple[ClassName, ...] | None, at_most(MAX_CLASSES)] = Field(
         None,
         min_length=2,
-        max_length=1000,
+        max_length=MAX_CLASSES,
         description="Only these classes of the dataset. Default: all.",
     )
     unfreeze_from: LayerName | Annotated[int, Field(ge=0, le=1000)] | None = Field(
@@ -204,7 +206,9 @@ class TrainingRequest(Part):
         description="Number of epochs without a lower validation loss after which a phase ends; "
         "null: never. The best epoch's weights are kept in either case.",
     )
-    class_weights: Literal["auto", "none"] | dict[str, ClassWeight] = Field(
+    class_weights: Annotated[
+        Literal["auto", "none"] | dict[str, ClassWeight], at_most(MAX_CLASSES)
+    ] = Field(
         "auto", description="auto: rare classes get a higher weight; or a weight for each class."
     )
     l2: float | None = Field(

@@ -10,12 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from contracts.errors import ValidationFailed
-from contracts.training.trainings import TrainableNetwork, TrainingRequest
+from contracts.training.trainings import MAX_CLASSES, TrainableNetwork, TrainingRequest
 from models.catalog import CATALOG
 from models.datasets.dataset import Dataset
 from models.training.layer_names import convolution_names, layer_names, suggestion
 
-MAX_CLASSES = 1000
 MIN_IMAGE_SIDES: dict[TrainableNetwork, int] = {
     "squeezenet": 31,
     "vgg16": 32,

@@ -205,8 +205,8 @@ async def _on_invalid(request: Request, exc: Exception) -> Response:
     if _is_untyped_json(request, exc):
         return problem_response(request, UnsupportedMediaType(_NOT_JSON))
     errors = [
-        FieldError(loc=list(e["loc"]), msg=explained({**e, "loc": e["loc"][1:]}, model))
-        for e in exc.errors()[:MAX_ERRORS]
+        FieldError(loc=list(e["loc"]), msg=explained({**e, "loc": e["loc"][1:]}, model, number))
+        for number, e in enumerate(exc.errors()[:MAX_ERRORS])
         for model in [_model_at(request, e["loc"])]
     ]
     faults = ", ".join(f"{'.'.join(map(str, e.loc))} ({e.msg.rstrip('.')})" for e in errors)

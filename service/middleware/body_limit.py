@@ -22,10 +22,19 @@ from service.http.body import is_json
 from service.http.errors import problem_response
 
 MAX_JSON_BYTES = 1024 * 1024
-MAX_JSON_VALUES = 10_000
-# Commas are counted, also those in names: 10,000 groups of "Doe, John" and "over 40, Dublin".
-_PATH_VALUES = {"/v1/faces/calibrations": 4 * MAX_JSON_VALUES}
-MAX_PARAMETERS = 1000
+MAX_JSON_VALUES = 1000
+_MANY = 10_000
+# Commas are counted, also those in names: 10,000 groups of "Doe, John" and "over 40, Dublin". Where
+# there may be so many, `contracts.bodies` counts them again before it makes errors.
+_PATH_VALUES = {
+    "/v1/faces/calibrations": 4 * _MANY,
+    "/v1/faces/policy": _MANY,  # a text of 20,000 characters
+    "/v1/faces/subjects": _MANY,  # 16 KiB of metadata, for each of them
+    "/v1/sweeps": _MANY,
+    "/v1/trainings": _MANY,  # 1,000 classes, and a weight for each
+}
+_SUBJECTS = "/v1/faces/subjects/"
+MAX_PARAMETERS = 100
 _TENSOR_PATHS = (":predict", "/infer")
 
 
@@ -61,7 +70,7 @@ class BodyLimit:
         max_values = MAX_JSON_VALUES
         if is_plain:
             limit = min(limit, MAX_JSON_BYTES)
-            max_values = _PATH_VALUES.get(scope["path"], MAX_JSON_VALUES)
+            max_values = max_values_of(scope["path"])
             error = partial(_json_error, max_values=max_values)
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
@@ -80,6 +89,11 @@ class BodyLimit:
             return message
 
         await self.app(scope, counted, send)
+
+
+def max_values_of(path: str) -> int:
+    """The most values that JSON sent to a path may have."""
+    return _PATH_VALUES.get(_SUBJECTS[:-1] if path.startswith(_SUBJECTS) else path, MAX_JSON_VALUES)
 
 
 def _error(limit: int) -> PayloadTooLarge:

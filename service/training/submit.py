@@ -172,9 +172,9 @@ def _training(sent: dict[str, Any]) -> TrainingRequest:
                 {
                     "type": fault["type"],
                     "loc": ("body", *fault["loc"]),
-                    "msg": explained(fault, TrainingRequest),
+                    "msg": explained(fault, TrainingRequest, number),
                 }
-                for fault in error.errors(include_url=False)[:MAX_ERRORS]
+                for number, fault in enumerate(error.errors(include_url=False)[:MAX_ERRORS])
             ]
         ) from None
 

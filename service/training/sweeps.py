@@ -143,11 +143,11 @@ def _training(sent: dict[str, Any], values: dict[str, Any], services: Services) 
         raise RequestValidationError(
             [
                 {
-                    "type": fault["type"],
+                    "type": "value_error",  # explained here, by the fields of a training
                     "loc": ("body", "training", *fault["loc"]),
-                    "msg": f"{explained(fault, TrainingRequest)}{where}",
+                    "msg": f"{explained(fault, TrainingRequest, number)}{where}",
                 }
-                for fault in error.errors(include_url=False)[:MAX_ERRORS]
+                for number, fault in enumerate(error.errors(include_url=False)[:MAX_ERRORS])
             ]
         ) from None
     check_model_name(training.model)

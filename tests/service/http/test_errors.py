@@ -1,12 +1,11 @@
 import errno
-import time
 
 import httpx
 import pytest
 
 from contracts.errors import CODES
 from contracts.problem import Problem
-from contracts.suggestions import MAX_ERRORS
+from contracts.suggestions import MAX_COMPARED, MAX_ERRORS
 from models.datasets.store import DatasetStore
 
 
@@ -42,10 +41,27 @@ def test_a_validation_error_names_each_value(client: httpx.Client) -> None:
 
 
 def test_thousands_of_unknown_fields_are_answered_at_once(client: httpx.Client) -> None:
-    body = {f"subject_i{number}": 1 for number in range(9000)}
-    began = time.process_time()
+    body = {f"subject_i{number}": 1 for number in range(900)}
     answer = client.post("/v1/faces/challenges", json=body)
-    assert time.process_time() - began < 5
+    assert answer.status_code == 422
+    (error,) = answer.json()["errors"]
+    assert error["loc"] == ["body"]
+    assert "at most 100 fields, not 900" in error["msg"]
+
+
+@pytest.mark.parametrize("path", ["/v1/filters", "/v1/trainings", "/v1/sweeps"])
+def test_the_first_of_many_misspelt_names_are_compared(client: httpx.Client, path: str) -> None:
+    names = {f"model{number}": 1 for number in range(50)}
+    body = {"training": names, "grid": {"seed": [1]}} if path == "/v1/sweeps" else names
+    errors = client.post(path, json=body).json()["errors"]
+    told = [error["msg"] for error in errors if "There is no such field" in error["msg"]]
+    assert len(told) == 50
+    assert 0 < sum("Did you mean model" in message for message in told) <= MAX_COMPARED
+
+
+def test_many_wrong_values_are_not_all_told(client: httpx.Client) -> None:
+    weights = {f"class{number}": "heavy" for number in range(900)}
+    answer = client.post("/v1/trainings", json={"class_weights": weights})
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == MAX_ERRORS
 
