@@ -2,6 +2,7 @@
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,10 @@ def sizes(client: redis.Redis) -> list[int]:
 
 def mapped(process: int) -> bool:
     """Whether a process holds shared pixels, by a mapping or a file descriptor."""
-    files = [str(path.readlink()) for path in Path(f"/proc/{process}/fd").iterdir()]
+    files = []
+    for path in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            files.append(str(path.readlink()))
     return "opsin-pixels" in Path(f"/proc/{process}/maps").read_text() + "".join(files)
 
 

@@ -189,6 +189,10 @@ def door(fakes: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
     """The served version was trained on subjects."""
     spec = Provenance(spec={"subjects": ["sub_a", "sub_b"]})
     manifest = SERVED.manifest.model_copy(update={"provenance": spec})
+    with fakes.store.staging() as folder:
+        write_files(folder)
+        draft = DRAFT.model_copy(update={"provenance": spec})
+        assert fakes.store.publish(manifest.model, folder, draft) == manifest.version
     version = ServedVersion(manifest, SERVED.labels)
     monkeypatch.setattr(fakes.workers, "choose", lambda *_: (version, 1))
 
