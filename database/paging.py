@@ -21,7 +21,7 @@ MAX_PAGE_BYTES = 1024 * 1024
 """Of the rows of one page of jobs or datasets, which may be large."""
 
 Reserve = Callable[[int], None]
-"""Is told how many bytes are about to be read, and raises if that is too much at the moment."""
+"""Called with the number of bytes about to be read; raises if there is no room for them now."""
 _SIZED_TOGETHER = 16
 _MAX_NUMBER = 2**31 - 1
 

@@ -76,10 +76,10 @@ class Restored(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What of one subject nobody has decided since the restore.
+    """What has not changed for one subject since the restore, and so comes from its backup.
 
     Attributes:
-        dates: When it was decided at the latest.
+        dates: The latest moment at which each unchanged part can have been decided.
         devices: The restored ones, as digests; decided before `devices_at`.
         removed: Those known to be removed since.
         is_removal_unknown: Whether others were too: added and removed since.
@@ -117,7 +117,7 @@ def mark(engine: Engine, backup_at: datetime, clock: Callable[[], datetime]) -> 
 
 
 def kept_since(engine: Engine, restored: Restored | None) -> dict[str, Kept]:
-    """What was not decided since, by subject; nothing if that cannot be told.
+    """What has not changed since the restore, by subject; empty if that cannot be told.
 
     Raises:
         Unavailable: The database does not answer.

@@ -110,8 +110,8 @@ class TakenBack(BaseModel):
         """This and what a database knows, without erased people.
 
         Args:
-            kept: What was not decided there but came from a backup; of nobody if it is not known,
-                or if not all of the database could be read.
+            kept: What came from a backup and has not changed there, by subject. Empty if that is
+                unknown, or if not all of the database could be read.
         """
         keys = self.keys | {
             key_id: _earlier(self.keys.get(key_id, end), end) for key_id, end in found.keys.items()

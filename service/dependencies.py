@@ -13,8 +13,8 @@ from fastapi import Depends, Request
 from contracts.metrics.registry import Metrics
 from contracts.settings import Settings
 from service.jobs.stream_limit import StreamLimiter
+from service.large_reads import LargeReads
 from service.lock_waiting import LockWaiting
-from service.reads import Reads
 from service.shared_reads import SharedReads
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Services:
     stream_limiter: StreamLimiter = field(default_factory=StreamLimiter)
     lock_waiting: LockWaiting = field(default_factory=LockWaiting)
     shared_reads: SharedReads = field(default_factory=SharedReads)
-    reads: Reads = field(default_factory=Reads)
+    large_reads: LargeReads = field(default_factory=LargeReads)
     metrics: Metrics = field(default_factory=Metrics)
     metrics_service: "MetricsService | None" = None
 

@@ -44,6 +44,7 @@ from service.faces.reembedding import Reembedding
 from service.inference.decoder import Decoder
 from service.inference.pixel_budget import PixelBudget
 from service.jobs.queue import JobQueue
+from service.large_reads import LargeReads
 from service.metrics.publisher import MetricsService
 from service.periodic import PeriodicTask
 from service.queue.admission import Admission, QueueLimits
@@ -52,7 +53,6 @@ from service.queue.dispatcher import BatchTaskSender, Dispatcher
 from service.queue.recovery import Recovery
 from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
-from service.reads import Reads
 from service.registry.conversions import ConversionClient
 from service.shared_check import SharedCheck
 from service.system.metrics import served_versions
@@ -169,7 +169,7 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             faces=faces,
             database_ok=lambda: reachable(engine),
             started_at=time.time(),
-            reads=_open_reads(stack),
+            large_reads=_open_large_reads(stack),
             metrics=metrics,
             metrics_service=_start_metrics(stack, client, metrics, api_id),
         )
@@ -199,8 +199,8 @@ def _open_decoders(
     return decoder, renderer
 
 
-def _open_reads(stack: AsyncExitStack) -> Reads:
-    reads = Reads()
+def _open_large_reads(stack: AsyncExitStack) -> LargeReads:
+    reads = LargeReads()
     stack.callback(reads.close)
     return reads
 

@@ -51,7 +51,7 @@ async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P
     if not CHANGES.get():
         return await to_thread.run_sync(call)
     async with _share():
-        limiter = _limiter(_CHANGING, _CHANGING_THREADS)
+        limiter = _of_loop(_CHANGING, partial(CapacityLimiter, _CHANGING_THREADS))
         return await to_thread.run_sync(call, limiter=limiter)
 
 
@@ -60,7 +60,7 @@ async def _share() -> AsyncIterator[None]:
     """Wait until the client of this request has fewer threads than it may have."""
     caller = CALLER.get(None)
     client = "" if caller is None else caller.client
-    shares = _shares()
+    shares = _of_loop(_SHARES, dict[str, _Share])
     share = shares.setdefault(client, _Share())
     share.calls += 1
     try:
@@ -70,15 +70,6 @@ async def _share() -> AsyncIterator[None]:
         share.calls -= 1
         if not share.calls:
             del shares[client]
-
-
-def _shares() -> dict[str, _Share]:
-    try:
-        return _SHARES.get()
-    except LookupError:
-        shares: dict[str, _Share] = {}
-        _SHARES.set(shares)
-        return shares
 
 
 def are_many(values: int) -> bool:
@@ -92,15 +83,15 @@ async def run_by_size(
     """Compute something from so many values; in a thread if they are many."""
     if not are_many(values):
         return function(*args, **kwargs)
-    limiter = _limiter(_COMPUTING, _COMPUTING_THREADS)
+    limiter = _of_loop(_COMPUTING, partial(CapacityLimiter, _COMPUTING_THREADS))
     return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=limiter)
 
 
-def _limiter(variable: RunVar[CapacityLimiter], threads: int) -> CapacityLimiter:
-    """One for each event loop."""
+def _of_loop(variable: RunVar[T], make: Callable[[], T]) -> T:
+    """The value for the running event loop, made when it is first asked for."""
     try:
         return variable.get()
     except LookupError:
-        limiter = CapacityLimiter(threads)
-        variable.set(limiter)
-        return limiter
+        value = make()
+        variable.set(value)
+        return value

@@ -156,7 +156,7 @@ def _mark(settings: Settings, backup_at: datetime | None) -> None:
     finally:
         engine.dispose()
     if restored is not None and not restored.people:
-        restored = None  # there is nobody to compare
+        restored = None  # without people there is nothing to compare
     if restored != taken_back.restored:
         write_taken_back(settings.home, taken_back.model_copy(update={"restored": restored}))
 

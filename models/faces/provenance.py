@@ -84,7 +84,7 @@ def subjects_of(store: Store) -> set[str]:
 
 
 def require_named(store: Store, request: Mapping[str, Any]) -> None:
-    """Check that the versions that a job's request names still exist, and are of nobody erased.
+    """Check that the versions named in a job's request exist and were trained on nobody erased.
 
     The published face embedder knows nobody.
 

@@ -14,7 +14,7 @@ from service.auth.principal import quota_key
 from service.dependencies import ServicesDep
 from service.http.body import JSON_TYPE
 from service.http.disconnect import while_connected
-from service.reads import Reads
+from service.large_reads import LargeReads
 
 _SMALL_BYTES = 64 * 1024
 _CHUNK_BYTES = 256 * 1024
@@ -27,7 +27,7 @@ Read = Callable[[Reserve], str]
 class Reading:
     """The read of one request; its bytes are held until its response has been sent."""
 
-    def __init__(self, request: Request, reads: Reads) -> None:
+    def __init__(self, request: Request, reads: LargeReads) -> None:
         self._request = request
         self._reads = reads
         self._client = quota_key(request.scope)
@@ -90,7 +90,7 @@ class _LargeResponse(Response):
 
 
 async def _reading(request: Request, services: ServicesDep) -> AsyncIterator[Reading]:
-    reading = Reading(request, services.reads)
+    reading = Reading(request, services.large_reads)
     try:
         yield reading
     finally:

@@ -5,7 +5,7 @@ import threading
 
 from service.inference.fair_pool import CALLER, Caller
 from service.shared_check import SharedCheck
-from service.threads import CHANGES, _shares, run_by_size, run_in_threadpool
+from service.threads import _SHARES, CHANGES, run_by_size, run_in_threadpool
 
 
 def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
@@ -90,6 +90,6 @@ def test_one_client_leaves_threads_for_the_changes_of_others() -> None:
         greedy[-1].cancel()  # one that waits
         ready.set()
         assert await asyncio.gather(*greedy[:-1]) == [True] * 199
-        assert not _shares()
+        assert not _SHARES.get()
 
     asyncio.run(use())

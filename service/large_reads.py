@@ -19,7 +19,7 @@ _MAX_BYTES = 128 * _MIB
 _MAX_BYTES_PER_CLIENT = 32 * _MIB
 
 
-class Reads:
+class LargeReads:
     """The reads of one API process.
 
     Args:

@@ -18,7 +18,7 @@ from contracts.settings import Settings
 from database.jobs.queries import StoredJob
 from database.paging import Reserve
 from service.inference.fair_pool import CALLER, Caller
-from service.reads import Reads
+from service.large_reads import LargeReads
 from tests.service.parts import FakeServices
 
 Served = Callable[[Settings, FakeServices], AbstractContextManager[str]]
@@ -31,7 +31,7 @@ def finished(fakes: FakeServices, job_id: str, result: dict[str, Any]) -> None:
 
 
 def test_a_large_response_waits_for_others_of_its_client_to_be_sent() -> None:
-    reads = Reads(most=100, share=50)
+    reads = LargeReads(most=100, share=50)
     reads.hold("one", 60)  # a single one may be as large as it likes
     with pytest.raises(QueueFull, match="large responses"):
         reads.hold("one", 1)
@@ -122,7 +122,7 @@ def test_others_do_not_wait_for_one_clients_reads() -> None:
         await asyncio.sleep(0.01)
         await asyncio.gather(read("two", 100), *many)
 
-    reads = Reads()
+    reads = LargeReads()
     asyncio.run(body())
     reads.close()
     assert ended.index("two") <= 4, "it waited for what ran, and for nothing else"
