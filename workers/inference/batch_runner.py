@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Lock
+from threading import Lock, get_ident
 from typing import Any, Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -125,6 +125,7 @@ class BatchRunner:
         self._metrics = metrics
         self._rates: dict[QueueName, float] = {}
         self._log: Any = log.bind()  # once: it is used for each batch, mostly below its level
+        self._answering: set[int] = set()  # threads
         self._counting = Lock()
         self._computing = 0
         self._computed_at = time.monotonic()
@@ -139,8 +140,6 @@ class BatchRunner:
         taken: Sequence[QueuedItem],
         predictors: Mapping[QueueName, Predictor],
         took: tuple[int, int],
-        *,
-        at_once: int = 1,
     ) -> int:
         """Compute and answer the items whose deadline has not passed; return their number.
 
@@ -148,7 +147,6 @@ class BatchRunner:
             taken: What was taken.
             predictors: The version of each queue.
             took: When taking them began and ended, in Unix nanoseconds.
-            at_once: How many threads compute batches at present, this one included.
 
         Raises:
             OutOfMemoryError: Not even one of the images could be computed alone. None of those that
@@ -160,7 +158,8 @@ class BatchRunner:
         traces = {queue: batch_trace(queue, items, took) for queue, items in by_queue.items()}
         with structlog.contextvars.bound_contextvars(**_log_fields(by_queue)):
             try:
-                return self._answer_in_time(by_queue, predictors, traces, at_once)
+                with self._present():
+                    return self._answer_in_time(by_queue, predictors, traces)
             finally:
                 for trace in filter(None, traces.values()):
                     trace.end()
@@ -170,7 +169,6 @@ class BatchRunner:
         by_queue: Mapping[QueueName, Sequence[Item]],
         predictors: Mapping[QueueName, Predictor],
         traces: Traces,
-        at_once: int,
     ) -> int:
         now, shares = self._clock(), []
         for queue, items in by_queue.items():
@@ -182,12 +180,25 @@ class BatchRunner:
                 self._metrics.inc("dropped_images_total", *share.labels, reason, by=len(late))
             shares.append(share)
         for part in _parts(shares):
-            began = time.monotonic()
+            began, at_once = time.monotonic(), len(self._answering)
             with self._counted():
                 replies = self._run(part, now, traces)
+            at_once = max(at_once, len(self._answering))
             self._measure_rates(part, (time.monotonic() - began) / at_once)
             self._send(part, replies, traces)
         return sum(len(share.items) for share in shares)
+
+    @contextmanager
+    def _present(self) -> Iterator[None]:
+        """Count this thread among those that answer a batch, once however many it answers."""
+        thread = get_ident()
+        is_nested = thread in self._answering  # a faster queue within a slower one
+        self._answering.add(thread)
+        try:
+            yield
+        finally:
+            if not is_nested:
+                self._answering.discard(thread)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -260,8 +260,12 @@ class Batcher:
             self._threads.begin(partial(self._answer_more, turn), turn.threads)
 
     def _answer_more(self, turn: _Turn) -> None:
-        """Answer batches for as long as there are any; run by the other threads."""
-        while not self._is_over(turn) and (batch := self._take(turn)) and batch.taken:
+        """Answer batches for as long as there are any; run by the other threads.
+
+        They too wait a moment for the next images: those that come just after a thread has found
+        none would otherwise wait until the batches that are being computed are answered.
+        """
+        while not self._is_over(turn) and (batch := self._next_batch(turn)):
             self._begin_more(turn, batch)
             self._answer(batch, turn.group)
             if isinstance(turn.source, QueueName) and self._loaded_of(turn.source, None) is None:
@@ -303,9 +307,8 @@ class Batcher:
         ours = [one for one in batch.taken if one.queue in predictors]
         if not ours:
             return 0
-        at_once = 1 + self._threads.running
         try:
-            return self._runner.answer(ours, predictors, batch.took, at_once=at_once)
+            return self._runner.answer(ours, predictors, batch.took)
         except OutOfMemoryError:
             # Its images stay claimed: once it is gone, the API queues them for its successor.
             log.error("out_of_memory", help="The worker ends, and is started again.")  # noqa: TRY400

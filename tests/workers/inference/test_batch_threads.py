@@ -55,6 +55,27 @@ def test_batch_that_is_not_full_leaves_the_second_thread_alone(
     assert threads == [main]
 
 
+def test_images_that_come_later_are_answered_while_the_first_batch_is_computed(
+    valkey: RealValkey, client: redis.Redis
+) -> None:
+    network, main = Overlapping(), current_thread()
+    early, late = [[item_of(value) for value in range(at, at + 4)] for at in (20, 30)]
+    computed, meanwhile = Event(), list[bool]()
+
+    def during() -> None:
+        if current_thread() is main:
+            time.sleep(0.2)  # in which the other thread finds nothing
+            push(valkey, *late)
+            meanwhile.append(computed.wait(10))
+        else:
+            computed.set()
+
+    network.during = during
+    push(valkey, *early)
+    assert batcher_of(client, network, linger_seconds=5).run(QUEUE) == 4
+    assert meanwhile == [True]
+
+
 def test_four_threads_compute_four_batches_at_once(valkey: RealValkey, client: redis.Redis) -> None:
     network, stopping = Overlapping(), Event()
     network.batch_threads, network.batch_limit = 4, 2
