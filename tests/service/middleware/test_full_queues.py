@@ -157,6 +157,37 @@ def test_it_is_soon_forgotten(
     assert (response.status_code, response.json()["code"]) == (503, "model_not_ready")
 
 
+def test_refused_requests_are_let_come_together(
+    client: httpx.Client, fakes: FakeServices, waited: list[float]
+) -> None:
+    fakes.dispatcher.full = FULL
+    refused(client)
+    assert waited == []  # as it was handled in full
+    for _ in range(3):
+        refused(client)
+    client.get("/healthz")  # after whatever the event loop had to do for them
+    assert waited == [full_queues._GATHER_SECONDS] * 3
+
+
+def test_a_crowd_is_not_made_to_wait(
+    client: httpx.Client, fakes: FakeServices, waited: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_queues, "_CROWD", 1)
+    fakes.dispatcher.full = FULL
+    for _ in range(3):
+        refused(client)
+    client.get("/healthz")
+    assert waited == []
+
+
+@pytest.fixture
+def waited(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds for which the event loop was stopped."""
+    seconds = list[float]()
+    monkeypatch.setattr(full_queues, "sleep", seconds.append)
+    return seconds
+
+
 def _not_ready(*_: object) -> object:
     raise ModelNotReady("It is being loaded.", retry_after=1)
 
