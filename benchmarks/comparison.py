@@ -255,7 +255,8 @@ class Comparison:
                 part.curve[clients] = self._measure(OPSIN, clients, self._schedule.curve)
         except LoadFailedError as error:
             part.opsin.failure = f"the load generator failed: {error}"
-        part.memory = {"API": server.rss_mib("serve"), "worker": server.rss_mib("worker")}
+        found = {"API": server.memory_mib("serve"), "worker": server.memory_mib("worker")}
+        part.memory = {name: memory for name, memory in found.items() if memory is not None}
 
     def _poisson(self, part: Part, servers: dict[str, Server]) -> None:
         """Poisson arrivals at shares of Opsin's capacity, at the same rates for all servers."""

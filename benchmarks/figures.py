@@ -63,6 +63,19 @@ class Row:
         return sum(sum(r.errors.values()) for r in (*self.alone, *self.crowd))
 
 
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a process in MiB.
+
+    Attributes:
+        pss: With its share of the pages that it shares with other processes.
+        rss: With all of them.
+    """
+
+    pss: float
+    rss: float
+
+
 @dataclass(slots=True)
 class Part:
     """The results of one network.
@@ -73,7 +86,7 @@ class Part:
         floor: Output of `benchmarks.floor`.
         rows: Opsin first.
         curve: Opsin's result by number of clients.
-        memory: Opsin's resident memory in MiB by process.
+        memory: Of Opsin's processes.
         cpu: By number of clients, core-milliseconds of an image in each process.
     """
 
@@ -82,7 +95,7 @@ class Part:
     floor: dict[str, Any] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
     curve: dict[int, Result] = field(default_factory=dict)
-    memory: dict[str, float | None] = field(default_factory=dict)
+    memory: dict[str, Memory] = field(default_factory=dict)
     cpu: dict[int, dict[str, float]] = field(default_factory=dict)
 
     @property

@@ -18,7 +18,8 @@ are measured. Peers run float32 with batching, tuned as their documentation reco
 (`benchmarks/peers/`). Those named "with OpenVINO" compute with Opsin's runtime, graph and precision
 instead: they show the serving layer alone, and do not count as the best peer. The load comes from
 another process on the same cores, whose cost is stated below; latencies count from the time when a
-request should have been sent.
+request should have been sent. Memory is that of all processes of a server, with pages that processes
+share counted once.
 """
 
 
@@ -136,11 +137,11 @@ def _share(share: float, server: str, result: Result) -> tuple[str, ...]:
 
 
 def _memory(part: Part) -> list[str]:
-    sizes = [f"{name} {size:.0f} MiB" for name, size in part.memory.items() if size]
+    sizes = [f"{name} {size.pss:.0f} ({size.rss:.0f})" for name, size in part.memory.items()]
     if not sizes:
         return []
     ready = f"from start to first response {part.opsin.ready_seconds:.1f} s"
-    return [f"Opsin's resident memory: {', '.join(sizes)}; {ready}.", ""]
+    return [f"Opsin's memory in MiB (with all shared pages): {', '.join(sizes)}; {ready}.", ""]
 
 
 def _machine(figures: Figures) -> list[str]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.figures import Memory
+
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 12.0
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
@@ -118,14 +120,15 @@ class Server:
                 total += process.memory_full_info().pss
         return total / MIB
 
-    def rss_mib(self, word: str) -> float | None:
-        """Resident memory of the largest process with `word` on its command line, in MiB."""
+    def memory_mib(self, word: str) -> Memory | None:
+        """The memory of the largest process with `word` on its command line."""
         sizes = []
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 if word in process.cmdline():
-                    sizes.append(process.memory_info().rss / MIB)
-        return max(sizes, default=None)
+                    info = process.memory_full_info()
+                    sizes.append(Memory(info.pss / MIB, info.rss / MIB))
+        return max(sizes, key=lambda size: size.pss, default=None)
 
     def cpu_seconds(self) -> float:
         """CPU time of all its processes so far."""

@@ -53,7 +53,7 @@ def verdicts(part: Part, cores: int) -> list[tuple[str, str, str]]:
     goals += [_against_peer(row, best, 3.5 if _is_vgg(part) else 2.0) for row in int8]
     goals += [_against_peer(part.opsin, same, 1.5)]
     goals += [_against_bound(part, cores), _p99(part), _single_client(part)]
-    goals += _latency(part)
+    goals += _latency(part) + _memory(part)
     return [verdict for verdict in goals if verdict is not None]
 
 
@@ -129,6 +129,19 @@ def _latency(part: Part) -> list[tuple[str, str, str]]:
                 what = f"p99 below every {whose} {at}"
                 rows.append((what, f"{p99 / best:.2f} of the least", _yes_no(p99 < best)))
     return rows
+
+
+def _memory(part: Part) -> list[tuple[str, str, str]]:
+    most = {"API": 150} if _is_vgg(part) else {"API": 150, "worker": 400}
+    return [
+        (
+            f"{name}: less than {most[name]} MiB",
+            f"{size.pss:.0f} MiB",
+            _yes_no(size.pss < most[name]),
+        )
+        for name, size in part.memory.items()
+        if name in most
+    ]
 
 
 def _least_p99(part: Part, share: float, *, has_our_runtime: bool) -> float | None:

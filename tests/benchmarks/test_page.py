@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import Figures, Part, Row
+from benchmarks.figures import Figures, Memory, Part, Row
 from benchmarks.load.plan import Result
 from benchmarks.page import write_page
 from benchmarks.plots import draw
@@ -34,6 +34,7 @@ def sample_part() -> Part:
         floor=floor | {"http_core_ms": 0.05},
         rows=[ours, peer, same, broken],
         curve={1: result(90, 14, stages=stages), 16: result(300, 60, stages=stages)},
+        memory={"API": Memory(132.4, 170.6), "worker": Memory(420, 500)},
         cpu={16: {"API": 3.3, "worker": 4.9, "Valkey": 0.5}},
     )
 
@@ -51,6 +52,8 @@ def test_figures_are_medians_and_goals_are_evaluated() -> None:
     tail = "p99 below every peer's with our runtime at 80% of capacity"
     assert found[tail] == ("1.25 of the least", "no")
     assert found["at least 75% of the bound (400 images/s)"] == ("75%", "yes")
+    assert found["API: less than 150 MiB"] == ("132 MiB", "yes")
+    assert found["worker: less than 400 MiB"] == ("420 MiB", "no")
     # 7 ms minus 1 for decoding and 2 for computing.
     assert found["p50 at 1 client within 3 ms of decode + compute"] == ("4.0 ms over", "no")
 
@@ -78,6 +81,7 @@ def test_page_has_table_plots_and_machine(tmp_path: Path) -> None:
     assert "**2.50x the images per second of the best peer, mosec.**" in text
     assert "it did not \\| start" in text
     assert "| OPSIN_PRECISION | int8 |" in text
+    assert "memory in MiB (with all shared pages): API 132 (171), worker 420 (500);" in text
     assert "| 16 clients | 3.30 | 4.90 | 0.50 | 0.00 | 8.70 |" in text
     for image in images.values():
         assert f"](images/{image.name})" in text
