@@ -18,8 +18,8 @@ are measured. Peers run float32 with batching, tuned as their documentation reco
 (`benchmarks/peers/`). Those named "with OpenVINO" compute with Opsin's runtime, graph and precision
 instead: they show the serving layer alone, and do not count as the best peer. The load comes from
 another process on the same cores, whose cost is stated below; latencies count from the time when a
-request should have been sent. Memory is that of all processes of a server, with pages that processes
-share counted once.
+request should have been sent. Memory is that of all processes of a server; pages that they share
+count once.
 """
 
 
