@@ -1,5 +1,6 @@
-"""Fixtures for all tests: images and weights, if available, and a Valkey server."""
+"""Fixtures for all tests: images and weights, if available, a Valkey and a PostgreSQL server."""
 
+import contextlib
 import inspect
 import os
 import sys
@@ -10,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.postgresql import NoPostgresqlError, running_postgresql
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,3 +106,14 @@ def valkey(valkey_server: RealValkey) -> Iterator[RealValkey]:
     valkey_server.client().flushall()
     yield valkey_server
     valkey_server.close_clients()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a PostgreSQL server on a free port of the loopback address."""
+    with contextlib.ExitStack() as stack:
+        try:
+            url = stack.enter_context(running_postgresql())
+        except NoPostgresqlError as error:
+            pytest.skip(str(error))
+        yield url

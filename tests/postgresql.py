@@ -10,11 +10,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
 from database.engine import open_engine
 from tests.ports import free_port
+
+if TYPE_CHECKING:
+    import psycopg
 
 
 class NoPostgresqlError(Exception):
@@ -67,13 +71,40 @@ def database_settings(name: str, *, postgresql: bool) -> Iterator[dict[str, str]
         yield {"OPSIN_DATABASE_URL": new_database(url, name)}
 
 
-def new_database(url: str, name: str) -> str:
-    """Create a database on the server of `url`; returns its address."""
-    engine = create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
-    engine.dispose()
+def new_database(url: str, name: str, *, template: str = "template1") -> str:
+    """Create a database on the server of `url`, by copying another; returns its address."""
+    with connected(url) as connection:
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
     return url.rpartition("/")[0] + f"/{name}"
+
+
+def remove_database(url: str) -> None:
+    """Remove a database, if it is there, whoever is connected to it."""
+    server, _, name = url.rpartition("/")
+    with connected(f"{server}/postgres") as connection:
+        connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'.encode())
+
+
+def empty_database(url: str, name: str) -> str:
+    """The address of a database without tables on the server of `url`, which may be there."""
+    address = url.rpartition("/")[0] + f"/{name}"
+    with connected(url) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name])
+        if known.fetchone() is None:
+            return new_database(url, name)
+    with connected(address) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return address
+
+
+@contextlib.contextmanager
+def connected(url: str) -> Iterator["psycopg.Connection"]:
+    """A connection each of whose statements is a transaction."""
+    import psycopg  # not installed without PostgreSQL
+
+    plain = url.replace("+psycopg", "")
+    with contextlib.closing(psycopg.connect(plain, autocommit=True)) as connection:
+        yield connection
 
 
 def _ready(url: str) -> str:

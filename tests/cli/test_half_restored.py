@@ -22,12 +22,12 @@ from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
 from database.keys import Keys
-from database.migrations import upgrade
 from models.catalog import CATALOG
 from models.store.store import Store
 from tests.cli.backup.furnished import now, publish
 from tests.models.datasets.packing import photo, written
 from tests.ports import free_port
+from tests.tables import make_tables
 
 KEY, FOLDER, IMAGE, OUT = "KEY", "FOLDER", "IMAGE", "OUT"
 """Words that the test replaces."""
@@ -118,7 +118,7 @@ def test_every_command_is_known_to_this_test() -> None:
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
-    upgrade(settings.database)
+    make_tables(settings.database)
     for _ in range(2):
         publish(Store(settings.store_home))
     monkeypatch.chdir(tmp_path)

@@ -1,22 +1,20 @@
 """A real SQLite file for every test, and a real PostgreSQL if it and its driver are installed."""
 
-import contextlib
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from database.engine import open_engine
 from database.installation import adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
-from database.migrations import upgrade
-from database.tables import Record
-from tests.postgresql import NoPostgresqlError, running_postgresql
+from tests.postgresql import empty_database
+from tests.tables import make_tables
 
 
 class Clock:
@@ -32,35 +30,27 @@ class Clock:
         self.now += timedelta(seconds=seconds)
 
 
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The address of a PostgreSQL server on a free port of the loopback address."""
-    with contextlib.ExitStack() as stack:
-        try:
-            url = stack.enter_context(running_postgresql())
-        except NoPostgresqlError as error:
-            pytest.skip(str(error))
-        yield url
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'data' / 'opsin.db'}"
+    return empty_database(request.getfixturevalue("postgresql"), "opsin_empty")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The address of an empty database."""
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'data' / 'opsin.db'}"
-        return
-    address: str = request.getfixturevalue("postgresql")
-    yield address
-    engine = open_engine(address)
-    with engine.begin() as connection:
-        Record.metadata.drop_all(connection)
-        connection.execute(text("DROP TABLE IF EXISTS alembic_version"))
-    engine.dispose()
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new database with the current tables."""
+    url = f"sqlite:///{tmp_path / 'data' / 'opsin.db'}"
+    if request.param == "postgresql":
+        server: str = request.getfixturevalue("postgresql")
+        url = server.rpartition("/")[0] + "/opsin"
+    make_tables(url)
+    return url
 
 
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
-    upgrade(url)
     engine = open_engine(url)
     yield engine
     engine.dispose()

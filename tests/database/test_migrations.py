@@ -36,18 +36,18 @@ def test_revisions_are_those_of_the_files() -> None:
     assert newest() == scripts.get_current_head()
 
 
-def test_a_process_that_finds_current_tables_does_not_load_alembic(url: str) -> None:
-    upgrade(url)
+def test_a_process_that_finds_current_tables_does_not_load_alembic(empty_url: str) -> None:
+    upgrade(empty_url)
     program = (
         "import sys; from database.migrations import upgrade; "
         "upgrade(sys.argv[1]); sys.exit('alembic' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program, url], check=True, timeout=60, cwd=ROOT)
+    subprocess.run([sys.executable, "-c", program, empty_url], check=True, timeout=60, cwd=ROOT)
 
 
-def test_upgrading_twice_changes_nothing(url: str) -> None:
-    upgrade(url)
-    engine = open_engine(url)
+def test_upgrading_twice_changes_nothing(empty_url: str) -> None:
+    upgrade(empty_url)
+    engine = open_engine(empty_url)
     with engine.begin() as connection:
         connection.execute(
             text(
@@ -55,15 +55,15 @@ def test_upgrading_twice_changes_nothing(url: str) -> None:
                 "VALUES ('k', 's', 'd', 202, '{}', '2026-01-01 00:00:00.000000')"
             )
         )
-    upgrade(url)
+    upgrade(empty_url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM idempotency")) == 1
     engine.dispose()
 
 
-def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(url: str) -> None:
+def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(empty_url: str) -> None:
     """Otherwise a retention period would end at once for people who log in every day."""
-    engine = open_engine(url)
+    engine = open_engine(empty_url)
     with engine.begin() as connection:
         command.upgrade(_config(connection), "0005")
         connection.execute(
@@ -76,7 +76,7 @@ def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(url: str) -
             {"key": b"key"},
         )
     before = datetime.now(UTC)
-    upgrade(url)
+    upgrade(empty_url)
     with Session(engine) as session:
         row = session.get(SubjectRecord, "sub_a")
         assert row is not None
@@ -86,11 +86,11 @@ def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(url: str) -
     engine.dispose()
 
 
-def test_concurrent_upgrades_take_turns(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_upgrades_take_turns(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("database.engine._WAIT_SECONDS", 60)  # a busy machine may take long
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(upgrade, [url] * 6))
-    engine = open_engine(url)
+        list(pool.map(upgrade, [empty_url] * 6))
+    engine = open_engine(empty_url)
     made = set(inspect(engine).get_table_names())
     assert made == {"alembic_version", *Record.metadata.tables}
     engine.dispose()
@@ -128,13 +128,13 @@ def test_error_for_an_invalid_database_contains_no_path(tmp_path: Path, is_folde
     assert str(tmp_path) not in str(error.value)
 
 
-def test_tables_of_a_later_release_are_left_as_they_are(url: str) -> None:
-    upgrade(url)
-    engine = open_engine(url)
+def test_tables_of_a_later_release_are_left_as_they_are(empty_url: str) -> None:
+    upgrade(empty_url)
+    engine = open_engine(empty_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(Conflict, match=r"\(9999\) are of a later release"):
-        upgrade(url)
+        upgrade(empty_url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     engine.dispose()

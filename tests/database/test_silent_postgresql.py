@@ -161,12 +161,11 @@ def test_a_statement_may_be_allowed_longer_until_its_connection_is_returned(engi
         assert driver.reply_seconds == BOUND
 
 
-@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
-def test_an_upgrade_and_a_vacuum_may_take_longer(engine: Engine, url: str) -> None:
-    upgrade(url)
+def test_an_upgrade_and_a_vacuum_may_take_longer(engine: Engine, postgresql: str) -> None:
+    upgrade(postgresql)
     with engine.begin() as other:
         other.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": migrations._LOCK})
-        waiting = threading.Thread(target=upgrade, args=(url,))
+        waiting = threading.Thread(target=upgrade, args=(postgresql,))
         waiting.start()
         waiting.join(2 * BOUND)
         assert waiting.is_alive()

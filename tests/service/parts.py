@@ -33,7 +33,6 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from sqlalchemy import Engine
 
-from cli.startup import migrate
 from contracts.errors import (
     Conflict,
     IdempotencyConflict,
@@ -98,6 +97,7 @@ from service.metrics.request_record import current_record
 from service.openapi import examples
 from service.queue.dispatcher import Place
 from tests.service.face_replies import clip_reply, faces_reply
+from tests.tables import make_home
 
 T = TypeVar("T")
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)
@@ -575,7 +575,7 @@ def face_services_in(
     settings = Settings(_env_file=None, home=folder)
     engine = open_engine(settings.database)
     if tables:
-        migrate(settings)
+        make_home(settings)
     client = Redis.from_url(redis_url)
     return open_face_services(
         settings, engine, client, JobFiles.of(settings), lambda: datetime.now(UTC)

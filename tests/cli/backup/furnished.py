@@ -13,11 +13,11 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
-from database.migrations import upgrade
 from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.models.datasets.packing import photo, written
 from tests.models.drafts import DRAFT, write_files
+from tests.tables import make_tables
 
 DATASET = "ds_pets"
 
@@ -46,7 +46,7 @@ class Furnished:
 def furnish(home: Path, **settings: Any) -> Furnished:
     """Two versions, a dataset, a finished job with a file, and one that waits with its input."""
     told = Settings(home=home, min_free_disk_bytes=0, **settings)
-    upgrade(told.database)
+    make_tables(told.database)
     engine = open_engine(told.database)
     store, library = Store(told.store_home), DatasetStore.of(told)
     for _ in range(2):

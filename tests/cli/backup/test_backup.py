@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
 
-import psycopg
 import pytest
 from sqlalchemy import select
 
@@ -36,25 +35,21 @@ from database.faces.repositories import FaceRepositories
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.keys import Keys
-from database.migrations import upgrade
+from database.migrations import current
 from database.tables import SubjectRecord
 from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.cli.backup.furnished import DATASET, Furnished, furnish, now, publish, tree
 from tests.cli.running import ROOT, until
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import photo, written
 from tests.ports import free_port
+from tests.postgresql import new_database
+from tests.tables import make_tables
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Furnished:
     return furnish(tmp_path / "home", port=free_port())
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "backup.tar"
 
 
 # In the place of pg_dump: says where it was told to go, and writes that.
@@ -261,10 +256,7 @@ def test_a_database_that_another_home_uses_is_not_replaced(
 ) -> None:
     url = f"sqlite:///{tmp_path / 'apart.db'}"
     if database == "postgresql":
-        server: str = request.getfixturevalue("postgresql")
-        with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as admin:
-            admin.execute("CREATE DATABASE used")
-        url = server.removesuffix("postgres") + "used"
+        url = new_database(request.getfixturevalue("postgresql"), "used")
     theirs = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
     add_person(theirs, "Before")
     write_backup(theirs, out, secrets=False)
@@ -409,7 +401,8 @@ def test_postgresqls_tools_go_where_the_service_goes_and_as_safely(
 
 
 def add_person(settings: Settings, name: str) -> str:
-    upgrade(settings.database)
+    if current(settings.database) is None:
+        make_tables(settings.database)
     engine = open_engine(settings.database)
     faces = FaceRepositories.of(settings, engine, now)
     subject_id = str(faces.subjects.create(NewSubject(name=name))["id"])
@@ -449,11 +442,7 @@ def test_what_was_taken_back_since_a_backup_stays_so(
 ) -> None:
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
     if database == "postgresql":
-        server: str = request.getfixturevalue("postgresql")
-        plain = server.replace("+psycopg", "")
-        with closing(psycopg.connect(plain, autocommit=True)) as connection:
-            connection.execute("CREATE DATABASE taken")
-        url = server.removesuffix("postgres") + "taken"
+        url = new_database(request.getfixturevalue("postgresql"), "taken")
         settings = settings.model_copy(update={"database_url": url})
     ada, bea = add_person(settings, "Ada"), add_person(settings, "Bea")
     engine = open_engine(settings.database)
@@ -507,12 +496,9 @@ def test_a_restore_that_was_killed_before_its_end_is_completed(
 
 
 def test_a_refused_restore_leaves_postgresql_as_it_was(
-    request: pytest.FixtureRequest, tmp_path: Path, out: Path
+    postgresql: str, tmp_path: Path, out: Path
 ) -> None:
-    server: str = request.getfixturevalue("postgresql")
-    with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as connection:
-        connection.execute("CREATE DATABASE restored")
-    url = server.removesuffix("postgres") + "restored"
+    url = new_database(postgresql, "restored")
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
     add_person(settings, "Before")
     Store(settings.store_home)

@@ -20,7 +20,6 @@ from cli.backup.snapshot import Snapshot
 from cli.commands import backup as commands
 from cli.commands.backup import restore_backup, write_backup
 from cli.output import CommandError, notes
-from cli.startup import migrate
 from contracts.settings import Settings
 from database.datasets import DatasetRows
 from database.engine import open_engine
@@ -28,16 +27,8 @@ from database.faces.privacy.erasures import Erasures
 from models.datasets.store import DatasetStore
 from tests.cli.backup.furnished import now
 from tests.cli.backup.test_backup import Killed, people
-from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
-    BACK,
-    enroll,
-    execute,
-    opened,
-    out,
-    settings,
-)
+from tests.cli.backup.test_restrictions import BACK, enroll, execute, opened
 from tests.cli.running import ROOT
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import photo, written
 
 KILLED_BEFORE_ANYTHING_MOVES = """
@@ -51,7 +42,7 @@ restore_backup(Settings(_env_file=None), Path(sys.argv[1]), force=True)
 """
 
 
-def add_dataset(settings: Settings) -> str:  # noqa: F811
+def add_dataset(settings: Settings) -> str:
     images = written(settings.home.parent / "images", {"a/1.png": photo(1), "b/2.png": photo(2)})
     listing = DatasetStore.of(settings).create("pets", images)
     shutil.rmtree(images)
@@ -61,7 +52,7 @@ def add_dataset(settings: Settings) -> str:  # noqa: F811
     return listing.info.id
 
 
-def datasets(settings: Settings) -> set[str]:  # noqa: F811
+def datasets(settings: Settings) -> set[str]:
     engine = open_engine(settings.database)
     found = set(DatasetRows(engine, now).revisions())
     engine.dispose()
@@ -71,7 +62,7 @@ def datasets(settings: Settings) -> set[str]:  # noqa: F811
 def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
     """Let something happen after the database was copied and before the files are linked."""
 
-    def dumped(settings: Settings, into: Path) -> DatabaseKind | None:  # noqa: F811
+    def dumped(settings: Settings, into: Path) -> DatabaseKind | None:
         kind = dump(settings, into)
         happens()
         return kind
@@ -79,7 +70,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> N
     monkeypatch.setattr("cli.backup.snapshot.dump", dumped)
 
 
-def elsewhere(settings: Settings) -> Settings:  # noqa: F811
+def elsewhere(settings: Settings) -> Settings:
     """An empty home, which knows nothing of what happened in the other."""
     if settings.database_url is not None:
         execute(settings, "DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
@@ -88,11 +79,8 @@ def elsewhere(settings: Settings) -> Settings:  # noqa: F811
 
 
 def test_datasets_and_people_that_were_deleted_meanwhile_do_not_come_back(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(settings)
     stays, goes, half = (add_dataset(settings) for _ in range(3))
     gone = enroll(settings)
 
@@ -122,12 +110,8 @@ def test_datasets_and_people_that_were_deleted_meanwhile_do_not_come_back(
     write_backup(other, out.with_name("next.tar"), secrets=True)
 
 
-def test_a_dataset_without_its_folder_keeps_its_row(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-) -> None:
+def test_a_dataset_without_its_folder_keeps_its_row(settings: Settings, out: Path) -> None:
     """Its disk was not mounted; nobody has deleted it."""
-    migrate(settings)
     lost, _ = add_dataset(settings), add_dataset(settings)
     (settings.datasets_home / lost).rename(out.with_name("aside"))
     with pytest.raises(CommandError, match=f"not complete: .* no folder of {lost}"):
@@ -138,12 +122,9 @@ def test_a_dataset_without_its_folder_keeps_its_row(
 
 
 def test_a_folder_that_is_missed_only_while_files_are_linked_is_named(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The backup lacks it, whatever the home has by now."""
-    migrate(settings)
     lost = add_dataset(settings)
     monkeypatch.setattr(DatasetStore, "ids", lambda _: [])
     with pytest.raises(CommandError, match=f"no folder of {lost}"):
@@ -151,12 +132,9 @@ def test_a_folder_that_is_missed_only_while_files_are_linked_is_named(
 
 
 def test_a_backup_of_an_earlier_release_drops_no_row(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not say which folders were lost."""
-    migrate(settings)
     lost = add_dataset(settings)
     (settings.datasets_home / lost).rename(out.with_name("aside"))
 
@@ -172,13 +150,12 @@ def test_a_backup_of_an_earlier_release_drops_no_row(
 
 
 def test_who_was_erased_meanwhile_is_no_list_of_all_that_were_erased(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
+    settings: Settings,
+    out: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In an empty home nobody knows who was erased after the backup."""
-    migrate(settings)
     gone, _ = enroll(settings), enroll(settings)
 
     def erase() -> None:
@@ -194,11 +171,9 @@ def test_who_was_erased_meanwhile_is_no_list_of_all_that_were_erased(
 
 
 def test_a_restore_that_was_killed_before_anything_moved_changes_nothing(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
+    settings: Settings, out: Path
 ) -> None:
     """What the backup says of its own database is not applied to the one in the home."""
-    migrate(settings)
     write_backup(settings, out, secrets=True)
     unmounted = add_dataset(settings)
     (settings.datasets_home / unmounted).rename(out.with_name("aside"))
@@ -219,12 +194,8 @@ def test_a_restore_that_was_killed_before_anything_moved_changes_nothing(
 
 @pytest.mark.parametrize("moment", ["rename", "unlink", "rmtree"])
 def test_a_restore_that_was_killed_after_the_last_move_erases_who_was_erased_meanwhile(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    moment: str,
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(settings)
     gone = enroll(settings)
 
     def erase() -> None:

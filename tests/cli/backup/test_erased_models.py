@@ -6,7 +6,6 @@ import pytest
 
 from cli.backup.deletions import repeat_erasures
 from cli.commands.backup import restore_backup, write_backup
-from cli.startup import migrate
 from contracts.errors import JobNotFound, Unavailable, VersionNotFound
 from contracts.inference.manifest import CHAMPION, Provenance
 from contracts.keys import Scope
@@ -22,20 +21,13 @@ from models.store.store import Store
 from service.faces.privacy.versions import delete_versions
 from tests.cli.backup.furnished import now
 from tests.cli.backup.test_deletions import elsewhere, meanwhile
-from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
-    enroll,
-    execute,
-    opened,
-    out,
-    settings,
-)
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.cli.backup.test_restrictions import enroll, execute, opened
 from tests.models.drafts import DRAFT, write_files
 
 SCOPES: tuple[Scope, ...] = ("train", "faces")
 
 
-def learn(settings: Settings, *subjects: str) -> str:  # noqa: F811
+def learn(settings: Settings, *subjects: str) -> str:
     """Publish and promote a version that was trained on subjects; returns the training's job."""
     engine, files, store = (
         open_engine(settings.database),
@@ -61,7 +53,7 @@ def learn(settings: Settings, *subjects: str) -> str:  # noqa: F811
     return job_id
 
 
-def wait_to_learn(settings: Settings, subject: str, *, running: bool) -> str:  # noqa: F811
+def wait_to_learn(settings: Settings, subject: str, *, running: bool) -> str:
     """The id of a training on a subject that has not ended."""
     engine, files = open_engine(settings.database), JobFiles.of(settings)
     request = {"model": "later", "subjects": [subject]}
@@ -73,7 +65,7 @@ def wait_to_learn(settings: Settings, subject: str, *, running: bool) -> str:  #
     return job_id
 
 
-def erase(settings: Settings, subject: str) -> None:  # noqa: F811
+def erase(settings: Settings, subject: str) -> None:
     engine = open_engine(settings.database)
     store, jobs = Store(settings.store_home), Jobs(engine, now, JobFiles.of(settings))
     delete_versions(store, jobs, subject)
@@ -82,7 +74,7 @@ def erase(settings: Settings, subject: str) -> None:  # noqa: F811
     engine.dispose()
 
 
-def left(settings: Settings, *job_ids: str) -> list[str]:  # noqa: F811
+def left(settings: Settings, *job_ids: str) -> list[str]:
     """Those of the jobs of which a row or a file is left."""
     engine, files = open_engine(settings.database), JobFiles.of(settings)
     found = []
@@ -100,12 +92,8 @@ def left(settings: Settings, *job_ids: str) -> list[str]:  # noqa: F811
 
 @pytest.mark.parametrize("row", ["in the backup", "not in the backup"])
 def test_what_a_model_has_learned_of_an_erased_person_does_not_come_back(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    row: str,
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, out: Path, row: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    migrate(settings)
     ada, bob = enroll(settings), enroll(settings)
     kept = learn(settings, bob)
     gone = [
@@ -132,12 +120,9 @@ def test_what_a_model_has_learned_of_an_erased_person_does_not_come_back(
 
 
 def test_the_versions_of_a_person_who_is_erased_while_a_backup_is_taken_do_not_come_back(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another home learns of the erasure by the backup only."""
-    migrate(settings)
     ada = enroll(settings)
     job = learn(settings, ada)
 
@@ -156,12 +141,9 @@ def test_the_versions_of_a_person_who_is_erased_while_a_backup_is_taken_do_not_c
 
 @pytest.mark.parametrize("damage", ["aliases", "manifest"])
 def test_a_version_that_cannot_be_deleted_does_not_keep_a_restore_from_ending(
-    settings: Settings,  # noqa: F811
-    damage: str,
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The restore says so, and the store refuses the version."""
-    migrate(settings)
     ada = enroll(settings)
     job = learn(settings, ada)
     (settings.home / "erased-subjects").write_text(f"{ada}\n")

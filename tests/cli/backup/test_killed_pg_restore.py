@@ -22,8 +22,8 @@ from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.backup.test_backup import add_person, people
 from tests.cli.running import ROOT
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.ports import free_port
+from tests.postgresql import new_database
 
 RESTORE = """
 import sys
@@ -37,13 +37,10 @@ WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' 
 
 @pytest.mark.parametrize("outlived", [False, True], ids=["both die", "pg_restore goes on"])
 def test_restore_killed_during_pg_restore_is_finished_later(
-    request: pytest.FixtureRequest, tmp_path: Path, outlived: bool
+    postgresql: str, tmp_path: Path, outlived: bool
 ) -> None:
-    server: str = request.getfixturevalue("postgresql")
-    plain, name = server.replace("+psycopg", ""), f"killed_{int(outlived)}"
-    with closing(psycopg.connect(plain, autocommit=True)) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    url = server.removesuffix("postgres") + name
+    plain, name = postgresql.replace("+psycopg", ""), f"killed_{int(outlived)}"
+    url = new_database(postgresql, name)
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
     add_person(settings, "Before")
     publish(Store(settings.store_home))

@@ -1,11 +1,9 @@
 """A backup of an earlier release replaces the tables of a later one in PostgreSQL."""
 
 import os
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import inspect
@@ -19,8 +17,8 @@ from database.audit import COMMAND
 from database.engine import open_engine, writing
 from database.keys import Keys
 from database.migrations import _config, current, newest, upgrade
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.ports import free_port
+from tests.postgresql import empty_database
 
 # In the place of pg_restore: fails with a message in Latin-1.
 PG_RESTORE = """#!/bin/sh
@@ -34,13 +32,9 @@ def now() -> datetime:
 
 
 @pytest.fixture(params=["0003", "0004"], ids=["no reference", "a reference"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, postgresql: str, tmp_path: Path) -> Settings:
     """Of a home whose database has the tables of an earlier release, and of its backup."""
-    server: str = request.getfixturevalue("postgresql")
-    name = f"older_{tmp_path.name.lower().replace('-', '_')}"[:60]
-    with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    url = server.removesuffix("postgres") + name
+    url = empty_database(postgresql, "opsin_older")
     settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port(), database_url=url)
     settings.home.mkdir()
     engine = open_engine(url)

@@ -1,12 +1,12 @@
 """What was revoked since a backup stays so, or the restore says that it cannot know."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
-import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
@@ -28,39 +28,14 @@ from database.audit import COMMAND
 from database.engine import open_engine, writing
 from database.faces.repositories import FaceRepositories
 from database.keys import Keys
-from database.migrations import _config, current, newest, upgrade
+from database.migrations import _config, current, newest
+from tests.cli.backup.conftest import with_both
 from tests.cli.backup.furnished import now
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
-from tests.ports import free_port
 
 REVISIONS = sorted(one.revision for one in ScriptDirectory.from_config(_config()).walk_revisions())
 FIRST_WITH_KEYS = "0005"
 BACK = "may be back"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """Of an empty home, and of a database without tables."""
-    settings = Settings(_env_file=None, home=tmp_path / "home", port=free_port())
-    settings.home.mkdir()
-    if request.param == "sqlite":
-        return settings
-    server: str = request.getfixturevalue("postgresql")
-    name = f"taken_{tmp_path.name.lower().replace('-', '_')}"[:60]
-    with closing(psycopg.connect(server.replace("+psycopg", ""), autocommit=True)) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
-    url = server.removesuffix("postgres") + name
-    return settings.model_copy(update={"database_url": url})
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> Settings:
-    return Settings(_env_file=None, home=tmp_path / "home", port=free_port())
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "backup.tar"
+LATER = datetime(2031, 1, 1, tzinfo=UTC)
 
 
 def add_key(settings: Settings, name: str = "leaked") -> str:
@@ -91,29 +66,35 @@ def execute(settings: Settings, *statements: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.parametrize("revision", REVISIONS)
+@pytest.mark.parametrize(
+    ("bare", "revision"),
+    with_both(
+        [(revision,) for revision in REVISIONS],
+        on_postgresql=[(REVISIONS[0],), (FIRST_WITH_KEYS,), (REVISIONS[-1],)],
+    ),
+    indirect=["bare"],
+)
 def test_tables_of_every_earlier_release_are_read(
-    settings: Settings, out: Path, revision: str, capfd: pytest.CaptureFixture[str]
+    bare: Settings, out: Path, revision: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The package was upgraded, and the backup is restored before the first start."""
-    engine = open_engine(settings.database)
+    engine = open_engine(bare.database)
     with writing(engine) as session:
         command.upgrade(_config(session.connection()), revision)
     engine.dispose()
-    leaked = add_key(settings) if revision >= FIRST_WITH_KEYS else None
-    write_backup(settings, out, secrets=False)
+    leaked = add_key(bare) if revision >= FIRST_WITH_KEYS else None
+    write_backup(bare, out, secrets=False)
     if leaked is not None:
-        revoke(settings, leaked)
-    restore_backup(settings, out, force=True)
-    assert current(settings.database) == newest()
-    assert working(settings) == []
+        revoke(bare, leaked)
+    restore_backup(bare, out, force=True)
+    assert current(bare.database) == newest()
+    assert working(bare) == []
     assert BACK not in capfd.readouterr().err
 
 
 def test_columns_of_a_later_release_that_are_not_known_are_reported(
     settings: Settings, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    migrate(settings)
     leaked = add_key(settings)
     write_backup(settings, out, secrets=False)
     revoke(settings, leaked)
@@ -133,7 +114,6 @@ def test_columns_of_a_later_release_that_are_not_known_are_reported(
 def test_a_damaged_database_is_replaced_and_the_restore_says_what_it_cannot_know(
     sqlite: Settings, out: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    upgrade(sqlite.database)
     leaked = add_key(sqlite)
     write_backup(sqlite, out, secrets=False)
     revoke(sqlite, leaked)
@@ -152,7 +132,6 @@ def test_a_damaged_database_is_replaced_and_the_restore_says_what_it_cannot_know
 def test_a_database_that_was_moved_aside_is_missed(
     sqlite: Settings, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    upgrade(sqlite.database)
     leaked = add_key(sqlite)
     write_backup(sqlite, out, secrets=False)
     revoke(sqlite, leaked)
@@ -168,7 +147,6 @@ def test_a_database_that_was_moved_aside_is_missed(
 def test_a_damaged_note_does_not_keep_a_restore_unfinished(
     sqlite: Settings, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    upgrade(sqlite.database)
     add_key(sqlite)
     (sqlite.home / placing.NOTED).write_text("{")
     complete_restore(sqlite, notes())
@@ -179,7 +157,6 @@ def test_a_damaged_note_does_not_keep_a_restore_unfinished(
 def test_nothing_is_said_where_a_backup_brings_nothing_back(
     sqlite: Settings, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    upgrade(sqlite.database)
     revoke(sqlite, add_key(sqlite))
     write_backup(sqlite, out, secrets=False)
     (sqlite.home / "opsin.db").unlink()
@@ -191,7 +168,6 @@ def test_nothing_is_said_where_a_backup_brings_nothing_back(
 def test_a_token_key_that_was_replaced_since_signs_no_more(
     settings: Settings, out: Path, since: str
 ) -> None:
-    upgrade(settings.database)
     first = signing_key(settings)
     write_backup(settings, out, secrets=False)
     if since == "rotated":
@@ -236,7 +212,6 @@ def test_the_key_of_a_device_that_was_replaced_since_does_not_come_back(
     settings: Settings, out: Path, since: str
 ) -> None:
     """The new phone often gets the name of the one that was lost."""
-    upgrade(settings.database)
     engine = open_engine(settings.database)
     faces = FaceRepositories.of(settings, engine, now)
     ada = faces.subjects.create(NewSubject(name="Ada"))["id"]
@@ -286,29 +261,29 @@ def state(settings: Settings, subject: str) -> tuple[bool, bool, list[str]]:
 
 @pytest.mark.parametrize("between", ["", "the database is deleted", "there is no database"])
 def test_what_was_taken_back_stays_so_after_the_wrong_backup_was_restored_first(
-    settings: Settings, tmp_path: Path, between: str
+    bare: Settings, tmp_path: Path, between: str
 ) -> None:
     """The wrong one is older than the key and the person, so its database knows neither."""
     wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
     if between != "there is no database":
-        migrate(settings)
-        add_key(settings, "first")
-    write_backup(settings, wrong, secrets=False)
-    migrate(settings)
-    leaked, ada = add_key(settings), enroll(settings)
-    write_backup(settings, right, secrets=False)
-    revoke(settings, leaked)
-    with opened(settings) as faces:
+        migrate(bare)
+        add_key(bare, "first")
+    write_backup(bare, wrong, secrets=False)
+    migrate(bare)
+    leaked, ada = add_key(bare), enroll(bare)
+    write_backup(bare, right, secrets=False)
+    revoke(bare, leaked)
+    with opened(bare) as faces:
         faces.subjects.change(ada, SubjectChange(consent=None, face_disabled=True))
         faces.devices.remove(ada, "phone")
-    restore_backup(settings, wrong, force=True)
-    if between == "the database is deleted" and settings.database_url is None:
-        (settings.home / "opsin.db").unlink()
+    restore_backup(bare, wrong, force=True)
+    if between == "the database is deleted" and bare.database_url is None:
+        (bare.home / "opsin.db").unlink()
     for _ in range(2):
-        restore_backup(settings, right, force=True)
-        assert "leaked" not in working(settings)
-        assert state(settings, ada) == (False, True, ["watch"])
-    file = settings.home / taken_back.FILE
+        restore_backup(bare, right, force=True)
+        assert "leaked" not in working(bare)
+        assert state(bare, ada) == (False, True, ["watch"])
+    file = bare.home / taken_back.FILE
     assert file.stat().st_mode & 0o777 == 0o600
     assert not any(word in file.read_text() for word in ("phone", "watch", "Ada", "leaked"))
 
@@ -318,7 +293,6 @@ def test_what_was_allowed_again_after_the_restore_is_allowed(
 ) -> None:
     """By a backup of that time, restored after another wrong one."""
     wrong, right, later = (tmp_path / f"{place}.tar" for place in range(3))
-    migrate(settings)
     write_backup(settings, wrong, secrets=False)
     ada = enroll(settings)
     write_backup(settings, right, secrets=False)
@@ -343,7 +317,6 @@ def test_what_was_allowed_again_after_the_restore_is_allowed(
 
 
 def test_a_damaged_file_of_earlier_restores_is_refused(sqlite: Settings, out: Path) -> None:
-    migrate(sqlite)
     leaked = add_key(sqlite)
     write_backup(sqlite, out, secrets=False)
     revoke(sqlite, leaked)
@@ -357,7 +330,6 @@ def test_a_damaged_file_of_earlier_restores_is_refused(sqlite: Settings, out: Pa
 
 
 def test_an_erased_person_leaves_no_more_than_the_id(sqlite: Settings, out: Path) -> None:
-    migrate(sqlite)
     ada = enroll(sqlite)
     write_backup(sqlite, out, secrets=False)
     restore_backup(sqlite, out, force=True)
@@ -368,13 +340,17 @@ def test_an_erased_person_leaves_no_more_than_the_id(sqlite: Settings, out: Path
     assert ada not in (sqlite.home / taken_back.FILE).read_text()
 
 
-@pytest.mark.parametrize("is_wrong_first", [False, True])
-@pytest.mark.parametrize("ends_before", [None, datetime(2031, 1, 1, tzinfo=UTC)])
+@pytest.mark.parametrize(
+    ("settings", "ends_before", "is_wrong_first"),
+    with_both(
+        list(product((None, LATER), (False, True))), on_postgresql=[(None, True), (LATER, False)]
+    ),
+    indirect=["settings"],
+)
 def test_a_consent_that_ends_earlier_since_does_not_last_longer_again(
     settings: Settings, tmp_path: Path, ends_before: datetime | None, is_wrong_first: bool
 ) -> None:
     wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
-    migrate(settings)
     write_backup(settings, wrong, secrets=False)
     subjects, earlier = [enroll(settings) for _ in range(2)], datetime(2030, 1, 1, tzinfo=UTC)
     before, since = ([ends_before, earlier], [earlier, None])

@@ -9,7 +9,6 @@ from cli.backup import placing
 from cli.backup.restrictions import complete_restore
 from cli.commands.backup import restore_backup, write_backup
 from cli.output import CommandError, notes
-from cli.startup import migrate
 from contracts.faces.consent import NewPolicy
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import (
@@ -27,14 +26,9 @@ from database.engine import open_engine
 from database.faces.face_files import FaceFiles
 from database.restrictions import Restrictions
 from database.taken_back import TakenBack
+from tests.cli.backup.conftest import with_both
 from tests.cli.backup.furnished import now
-from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
-    execute,
-    opened,
-    out,
-    settings,
-)
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
+from tests.cli.backup.test_restrictions import execute, opened
 
 NET, OTHER = "facenet@1", "facenet@2"
 GOOD = Quality(
@@ -42,7 +36,7 @@ GOOD = Quality(
 )
 
 
-def person(settings: Settings) -> str:  # noqa: F811
+def person(settings: Settings) -> str:
     with opened(settings) as faces:
         ada: str = faces.subjects.create(NewSubject(name="Ada", keep_frames=True))["id"]
         vector = np.eye(1, EMBEDDING_SIZE, dtype=np.float32)[0]
@@ -52,12 +46,12 @@ def person(settings: Settings) -> str:  # noqa: F811
     return ada
 
 
-def forget_frames(settings: Settings, subject: str) -> None:  # noqa: F811
+def forget_frames(settings: Settings, subject: str) -> None:
     with opened(settings) as faces:
         faces.subjects.change(subject, SubjectChange(keep_frames=False))
 
 
-def kept(settings: Settings, subject: str) -> tuple[bool, int, int]:  # noqa: F811
+def kept(settings: Settings, subject: str) -> tuple[bool, int, int]:
     """keep_frames, and the rows and files of the frames; no template is lost."""
     with opened(settings) as faces:
         found = faces.subjects.get(subject)
@@ -65,12 +59,12 @@ def kept(settings: Settings, subject: str) -> tuple[bool, int, int]:  # noqa: F8
     return found.keep_frames, found.files, len(list((settings.faces_home / subject).glob("*")))
 
 
-def set_policy(settings: Settings, policy: NewPolicy) -> None:  # noqa: F811
+def set_policy(settings: Settings, policy: NewPolicy) -> None:
     with opened(settings) as faces:
         faces.policy.set(policy)
 
 
-def policy_of(settings: Settings) -> NewPolicy:  # noqa: F811
+def policy_of(settings: Settings) -> NewPolicy:
     with opened(settings) as faces:
         return NewPolicy(**faces.policy.get().model_dump(exclude={"updated_at"}))
 
@@ -88,12 +82,8 @@ LAX = NewPolicy(max_failures=90, retention_days=900, retention_text="For years."
 
 @pytest.mark.parametrize("before", [None, LAX, NewPolicy()])
 def test_a_policy_that_became_stricter_since_a_backup_stays_so(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    before: NewPolicy | None,
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, out: Path, before: NewPolicy | None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    migrate(settings)
     if before is not None:
         set_policy(settings, before)
     write_backup(settings, out, secrets=True)
@@ -110,11 +100,7 @@ def test_a_policy_that_became_stricter_since_a_backup_stays_so(
     engine.dispose()
 
 
-def test_each_field_has_the_stricter_value_of_both(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-) -> None:
-    migrate(settings)
+def test_each_field_has_the_stricter_value_of_both(settings: Settings, out: Path) -> None:
     set_policy(settings, NewPolicy(liveness_required=True, max_failures=20, retention_days=30))
     write_backup(settings, out, secrets=True)
     set_policy(settings, NewPolicy(device_key_required=True, max_failures=30, retention_text="?"))
@@ -124,11 +110,8 @@ def test_each_field_has_the_stricter_value_of_both(
 
 
 def test_a_backup_that_is_as_strict_is_restored_as_it_is(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    migrate(settings)
     ada = person(settings)
     set_policy(settings, STRICT)
     write_backup(settings, out, secrets=True)
@@ -141,26 +124,29 @@ def test_a_backup_that_is_as_strict_is_restored_as_it_is(
     assert "frames" not in said
 
 
+THRESHOLDS = [
+    (None, (0.96, 0.0, NET), (0.96, DEFAULT_THRESHOLD.margin, NET)),
+    ((0.95, 0.02, NET), (0.96, 0.03, NET), (0.96, 0.03, NET)),
+    ((0.96, 0.02, NET), (0.95, 0.03, NET), (0.96, 0.03, NET)),
+    ((0.96, 0.03, NET), (0.95, 0.02, NET), (0.96, 0.03, NET)),
+    ((0.9, 0.02, None), (0.95, 0.02, NET), (0.95, 0.02, NET)),
+    ((0.9, 0.02, OTHER), (0.95, 0.03, NET), (0.9, 0.02, OTHER)),
+]
+
+
 @pytest.mark.parametrize(
-    ("before", "since", "expected"),
-    [
-        (None, (0.96, 0.0, NET), (0.96, DEFAULT_THRESHOLD.margin, NET)),
-        ((0.95, 0.02, NET), (0.96, 0.03, NET), (0.96, 0.03, NET)),
-        ((0.96, 0.02, NET), (0.95, 0.03, NET), (0.96, 0.03, NET)),
-        ((0.96, 0.03, NET), (0.95, 0.02, NET), (0.96, 0.03, NET)),
-        ((0.9, 0.02, None), (0.95, 0.02, NET), (0.95, 0.02, NET)),
-        ((0.9, 0.02, OTHER), (0.95, 0.03, NET), (0.9, 0.02, OTHER)),
-    ],
+    ("settings", "before", "since", "expected"),
+    with_both(THRESHOLDS, on_postgresql=[THRESHOLDS[0], THRESHOLDS[2], THRESHOLDS[5]]),
+    indirect=["settings"],
 )
 def test_the_stricter_threshold_stays_if_both_are_of_one_embedder(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
+    settings: Settings,
+    out: Path,
     before: tuple[float, float, str | None] | None,
     since: tuple[float, float, str | None],
     expected: tuple[float, float, str | None],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    migrate(settings)
     fields = ("similarity", "margin", "embedder")
     with opened(settings) as faces:
         if before is not None:
@@ -179,11 +165,8 @@ def test_the_stricter_threshold_stays_if_both_are_of_one_embedder(
 
 
 def test_frames_that_may_no_longer_be_stored_do_not_come_back(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    migrate(settings)
     ada, bea = person(settings), person(settings)
     write_backup(settings, out, secrets=True)
     forget_frames(settings, ada)
@@ -194,11 +177,9 @@ def test_frames_that_may_no_longer_be_stored_do_not_come_back(
 
 
 def test_files_of_frames_that_the_backup_says_are_not_stored_are_deleted(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
+    settings: Settings, out: Path
 ) -> None:
     """The process was killed as it deleted them, and the home had no more to say."""
-    migrate(settings)
     ada = person(settings)
     execute(settings, "UPDATE subjects SET keep_frames = false")
     write_backup(settings, out, secrets=True)
@@ -207,11 +188,8 @@ def test_files_of_frames_that_the_backup_says_are_not_stored_are_deleted(
 
 
 def test_a_restore_that_could_not_delete_the_frames_is_not_complete(
-    settings: Settings,  # noqa: F811
-    out: Path,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    migrate(settings)
     ada = person(settings)
     write_backup(settings, out, secrets=True)
     forget_frames(settings, ada)
@@ -230,12 +208,9 @@ def test_a_restore_that_could_not_delete_the_frames_is_not_complete(
 
 @pytest.mark.parametrize("between", ["", "the database is deleted"])
 def test_what_became_stricter_stays_so_after_the_wrong_backup_was_restored_first(
-    settings: Settings,  # noqa: F811
-    tmp_path: Path,
-    between: str,
+    settings: Settings, tmp_path: Path, between: str
 ) -> None:
     wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
-    migrate(settings)
     write_backup(settings, wrong, secrets=True)
     ada = person(settings)
     set_policy(settings, LAX)
@@ -255,12 +230,10 @@ def test_what_became_stricter_stays_so_after_the_wrong_backup_was_restored_first
 
 
 def test_what_was_loosened_after_the_wrong_restore_is_not_tightened_by_the_file(
-    settings: Settings,  # noqa: F811
-    tmp_path: Path,
+    settings: Settings, tmp_path: Path
 ) -> None:
     """A backup of that time is newer than what the file of earlier restores says."""
     wrong, later = tmp_path / "1.tar", tmp_path / "2.tar"
-    migrate(settings)
     write_backup(settings, wrong, secrets=True)
     set_policy(settings, STRICT)
     restore_backup(settings, wrong, force=True)
@@ -273,11 +246,9 @@ def test_what_was_loosened_after_the_wrong_restore_is_not_tightened_by_the_file(
 
 
 def test_a_wrong_backup_of_another_embedder_does_not_loosen_the_threshold(
-    settings: Settings,  # noqa: F811
-    tmp_path: Path,
+    settings: Settings, tmp_path: Path
 ) -> None:
     wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
-    migrate(settings)
     set_threshold(settings, 0.9, NET)
     write_backup(settings, wrong, secrets=True)
     set_threshold(settings, 0.93, OTHER)
@@ -291,7 +262,7 @@ def test_a_wrong_backup_of_another_embedder_does_not_loosen_the_threshold(
         assert (found.similarity, found.embedder) == (0.97, OTHER)
 
 
-def set_threshold(settings: Settings, similarity: float, embedder: str) -> None:  # noqa: F811
+def set_threshold(settings: Settings, similarity: float, embedder: str) -> None:
     with opened(settings) as faces:
         faces.threshold.set(Threshold(similarity=similarity, embedder=embedder))
 

@@ -14,7 +14,6 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
-from database.migrations import upgrade
 from models.datasets.store import DatasetStore
 from models.serving.predictor import VersionPredictor
 from models.store.store import Store
@@ -22,6 +21,7 @@ from models.training.run import run
 from tests.cli.backup.furnished import now
 from tests.models import keras_warnings
 from tests.ports import free_port
+from tests.tables import make_tables
 from workers.jobs.context import LeasedWork
 
 pytestmark = keras_warnings.ignored
@@ -48,7 +48,7 @@ def images(folder: Path) -> Path:
 
 def trained(settings: Settings, source: Path) -> str:
     """The id of a training's job, done as a job worker does it."""
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     listing = DatasetStore.of(settings).create("colors", source, dataset_id="ds_colors")
     DatasetRows(engine, now).put(listing)

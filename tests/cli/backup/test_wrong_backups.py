@@ -4,14 +4,13 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cli.commands.backup import restore_backup, write_backup
-from cli.startup import migrate
 from contracts.errors import Conflict, NotFound
 from contracts.faces.subjects import (
     EMBEDDING_SIZE,
@@ -25,24 +24,23 @@ from database.audit import COMMAND, Audit
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.taken_back import TakenBack, read_taken_back, write_taken_back
+from tests.cli.backup.conftest import with_both
 from tests.cli.backup.furnished import now
 from tests.cli.backup.test_deletions import elsewhere
-from tests.cli.backup.test_restrictions import (  # noqa: F401  two are fixtures
+from tests.cli.backup.test_restrictions import (
     CONSENT,
     add_key,
     execute,
     opened,
-    out,
     revoke,
-    settings,
     state,
     working,
 )
 from tests.cli.backup.test_strictness import GOOD, NET, forget_frames, person
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 
 PARTS = ("consent", "frames", "face", "failures", "phone", "watch")
 PEOPLE = 40
+SINCE = ("nothing", "taken back", "given and taken back", "renamed")
 ORDERS = [*((order, False) for order in ("2", "1", "21", "12", "212", "1212"))]
 ORDERS += [(order, True) for order in ("21", "121", "212")]
 
@@ -99,7 +97,7 @@ def decide(faces: FaceRepositories, one: str, part: str, is_allowed: bool) -> bo
     return True
 
 
-def states(settings: Settings, people: list[str]) -> dict[tuple[str, str], bool]:  # noqa: F811
+def states(settings: Settings, people: list[str]) -> dict[tuple[str, str], bool]:
     found = {}
     with opened(settings) as faces:
         present = {one.id for one in faces.subjects.list(limit=200).items}
@@ -116,7 +114,7 @@ def states(settings: Settings, people: list[str]) -> dict[tuple[str, str], bool]
 class History:
     """People, of whom much is decided at random before, between and after backups and restores."""
 
-    def __init__(self, settings: Settings, seed: int) -> None:  # noqa: F811
+    def __init__(self, settings: Settings, seed: int) -> None:
         self.settings, self.chance, self.moments = settings, random.Random(seed), count()
         self.of: dict[tuple[str, str], Decisions] = {}
         self.people: list[str] = []
@@ -177,13 +175,14 @@ class History:
         ]
 
 
-@pytest.mark.parametrize(("order", "is_new_home"), ORDERS)
+@pytest.mark.parametrize(
+    ("settings", "order", "is_new_home"),
+    with_both(ORDERS, on_postgresql=[("1212", False), ("121", True)]),
+    indirect=["settings"],
+)
 def test_what_was_decided_last_counts_after_any_restores(
-    settings: Settings,  # noqa: F811
-    order: str,
-    is_new_home: bool,
+    settings: Settings, order: str, is_new_home: bool
 ) -> None:
-    migrate(settings)
     history = History(settings, seed=int(order))
     history.live(PEOPLE // 2)
     history.back_up("1")
@@ -204,16 +203,18 @@ def test_what_was_decided_last_counts_after_any_restores(
             history.live(0)
 
 
-@pytest.mark.parametrize("since", ["nothing", "taken back", "given and taken back", "renamed"])
-@pytest.mark.parametrize("order", ["2", "212", "1212"])
+@pytest.mark.parametrize(
+    ("settings", "order", "since"),
+    with_both(
+        list(product(("2", "212", "1212"), SINCE)),
+        on_postgresql=[*zip(("2", "212", "1212", "1212"), SINCE, strict=True)],
+    ),
+    indirect=["settings"],
+)
 def test_what_was_given_between_two_backups_is_there_with_the_second(
-    settings: Settings,  # noqa: F811
-    order: str,
-    since: str,
-    capfd: pytest.CaptureFixture[str],
+    settings: Settings, order: str, since: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Also stored frames, and a key; `since` is what happened after the last but one restore."""
-    migrate(settings)
     with opened(settings) as faces:
         ada = faces.subjects.create(NewSubject(name="Ada"))["id"]
     bob = person(settings)
@@ -261,7 +262,7 @@ def allow(faces: FaceRepositories, ada: str, bob: str) -> None:
     faces.subjects.change(bob, SubjectChange(keep_frames=True))
 
 
-def kept(settings: Settings, bob: str) -> tuple[bool, int, int]:  # noqa: F811
+def kept(settings: Settings, bob: str) -> tuple[bool, int, int]:
     """keep_frames, and the rows and files of the frames."""
     with opened(settings) as faces:
         found = faces.subjects.get(bob)
@@ -275,9 +276,8 @@ def add_frame(faces: FaceRepositories, bob: str) -> None:
 
 
 def test_a_key_that_was_revoked_since_does_not_come_back_and_others_work(
-    settings: Settings,  # noqa: F811
+    settings: Settings,
 ) -> None:
-    migrate(settings)
     first = add_key(settings, "first")
     history = History(settings, seed=0)
     history.back_up("1")
@@ -294,9 +294,8 @@ def test_a_key_that_was_revoked_since_does_not_come_back_and_others_work(
 
 
 def test_a_device_that_was_removed_after_the_wrong_restore_is_the_only_one_that_stays_so(
-    settings: Settings,  # noqa: F811
+    settings: Settings,
 ) -> None:
-    migrate(settings)
     with opened(settings) as faces:
         ada = faces.subjects.create(NewSubject(name="Ada"))["id"]
         faces.devices.add(ada, "watch", {"kty": "EC", "x": "watch"})
@@ -315,10 +314,8 @@ def test_a_device_that_was_removed_after_the_wrong_restore_is_the_only_one_that_
 
 @pytest.mark.parametrize("doubt", ["another database", "no log", "an earlier release"])
 def test_in_doubt_what_a_person_does_not_have_was_taken_back(
-    settings: Settings,  # noqa: F811
-    doubt: str,
+    settings: Settings, doubt: str
 ) -> None:
-    migrate(settings)
     with opened(settings) as faces:
         ada = faces.subjects.create(NewSubject(name="Ada"))["id"]
     add_key(settings)

@@ -28,11 +28,12 @@ from contracts.settings import RELEASE, Settings
 from database.crypto.master_keys import KeyFile
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
-from database.migrations import newest, upgrade
+from database.migrations import newest
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.running import ROOT
 from tests.ports import free_port
+from tests.tables import make_tables
 from tests.valkey import RealValkey
 
 
@@ -69,7 +70,7 @@ def test_missing_weights(settings: Settings) -> None:
 
 def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
     assert list(looks.face_keys(settings)) == []
-    upgrade(settings.database)
+    make_tables(settings.database)
     assert list(looks.face_keys(settings)) == []
     engine = open_engine(settings.database)
     faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
@@ -86,7 +87,7 @@ def test_face_keys_that_a_restore_has_not_brought(settings: Settings) -> None:
 
 @pytest.mark.parametrize("what", ["token key", "hash key"])
 def test_keys_that_only_settings_of_faces_need(settings: Settings, what: str) -> None:
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     if what == "token key":
@@ -302,7 +303,7 @@ def test_workers_of_another_release(settings: Settings, valkey: RealValkey) -> N
 
 def test_a_database_that_is_not_migrated(settings: Settings) -> None:
     assert found(looks.service(settings), "database").state == "ok", "none yet"
-    upgrade(settings.database)
+    make_tables(settings.database)
     assert newest() in found(looks.service(settings), "database").detail
     file = settings.home / "opsin.db"
     for revision, said in (("0001", "not migrated"), ("9999", "later release")):
@@ -316,7 +317,7 @@ def test_a_database_that_is_not_migrated(settings: Settings) -> None:
 
 
 def test_a_database_on_a_full_disk(settings: Settings) -> None:
-    upgrade(settings.database)
+    make_tables(settings.database)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("OPSIN_")}
     environment |= {"OPSIN_HOME": str(settings.home), "OPSIN_PORT": str(settings.port)}
     for words, said in (

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.cli.running import Run, Starter
-from tests.database.conftest import postgresql  # noqa: F401  a fixture
 from tests.models.datasets.packing import on_disk, tree, written, zipped
 from tests.postgresql import new_database
 

@@ -17,7 +17,6 @@ from cli.commands.faces import face_threshold, faces
 from cli.commands.faces.face_keys import replace_lost_keys, rotate, rotate_token_key
 from cli.main import build
 from cli.output import CommandError
-from cli.startup import migrate
 from contracts.errors import NeedsOperator
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
@@ -27,8 +26,8 @@ from database.crypto.master_keys import KeyFile
 from database.engine import open_engine, reading
 from database.faces.repositories import FaceRepositories
 from database.faces.template_rows import Unreadable
-from database.migrations import upgrade
 from database.tables import SubjectRecord
+from tests.tables import make_home, make_tables
 
 BOX = {"x": 10.0, "y": 20.0, "width": 80.0, "height": 90.0}
 QUALITY = {
@@ -345,7 +344,7 @@ def test_rotation_encrypts_all_subjects_by_a_new_key(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(_env_file=None, home=tmp_path)
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     kept = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     before = kept.cipher.key_id
@@ -378,7 +377,7 @@ def test_no_key_is_made_where_the_right_one_is_missing(
     settings = Settings(
         _env_file=None, home=tmp_path / "home", database_url=f"sqlite:///{tmp_path / 'apart.db'}"
     )
-    migrate(settings)
+    make_home(settings)
     engine = open_engine(settings.database)
     faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
     signing = faces.token_keys.signing().id
@@ -401,7 +400,7 @@ def with_ada(
 ) -> tuple[Settings, Engine, FaceRepositories, str]:
     """An installation with one person, and her id."""
     settings = Settings(_env_file=None, home=home)
-    migrate(settings)
+    make_home(settings)
     engine = open_engine(settings.database)
     monkeypatch.setenv("OPSIN_HOME", str(home))
     faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))

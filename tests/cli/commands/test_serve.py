@@ -11,11 +11,12 @@ import pytest
 
 from cli.checks.service import _installation
 from cli.output import CommandError
-from cli.startup import migrate, require_redis_of_home
+from cli.startup import require_redis_of_home
 from contracts.queue import redis_keys
 from contracts.settings import Settings
 from database.installation import home_id
 from tests.ports import free_port
+from tests.tables import make_home
 from tests.valkey import RealValkey
 
 THEIRS = "ins_abcdefghij"
@@ -26,7 +27,7 @@ def settings(tmp_path: Path, valkey: RealValkey) -> Settings:
     settings = Settings(
         _env_file=None, home=tmp_path / "home", redis_url=valkey.url, port=free_port()
     )
-    migrate(settings)
+    make_home(settings)
     return settings
 
 

@@ -20,13 +20,13 @@ from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
 from database.keys import Keys, KeySnapshot
-from database.migrations import upgrade
 from service.auth import key_cache as module
 from service.auth.key_cache import KeyCache
 from service.auth.principal import BOOTSTRAP, OPEN
 from service.auth.scopes import ScopeTable
 from service.middleware.authentication import Authentication
 from tests.service.parts import FakeChanges, FakeServices
+from tests.tables import make_tables
 
 NEW = NewKey(name="a client", scopes=["infer"])
 
@@ -34,7 +34,7 @@ NEW = NewKey(name="a client", scopes=["infer"])
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
     url = f"sqlite:///{tmp_path}/opsin.db"
-    upgrade(url)
+    make_tables(url)
     engine: Engine = open_engine(url)
     return Keys(engine, lambda: datetime.now(UTC))
 
@@ -229,7 +229,7 @@ def test_other_connection_types_do_not_reach_the_application(key_cache: KeyCache
 def test_a_key_expires_by_the_clock_that_its_expiry_was_written_with(tmp_path: Path) -> None:
     """A host whose clock is a minute behind does not accept a rotated key for a minute more."""
     url = f"sqlite:///{tmp_path}/opsin.db"
-    upgrade(url)
+    make_tables(url)
     keys = Keys(open_engine(url), lambda: datetime.now(UTC) + timedelta(seconds=65))
     key_cache = KeyCache(Settings(_env_file=None), keys)
     made = keys.create(NEW, actor=COMMAND)

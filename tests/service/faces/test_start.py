@@ -16,7 +16,6 @@ from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
-from database.migrations import upgrade
 from models.store.store import Store
 from service import lifespan
 from service.dependencies import Services
@@ -24,13 +23,14 @@ from service.lifespan import open_services
 from service.periodic import PeriodicTask
 from tests.cli.backup.furnished import now
 from tests.models.drafts import DRAFT, write_files
+from tests.tables import make_tables
 from tests.valkey import RealValkey
 
 
 @pytest.fixture
 def settings(tmp_path: Path, valkey: RealValkey) -> Settings:
     settings = Settings(_env_file=None, home=tmp_path, redis_url=valkey.url)
-    upgrade(settings.database)
+    make_tables(settings.database)
     return settings
 
 

@@ -9,8 +9,8 @@ import pytest
 from contracts.settings import Settings
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
-from database.migrations import upgrade
 from service.faces.tokens import Tokens
+from tests.tables import make_tables
 
 NOW = datetime.now(UTC)
 
@@ -24,7 +24,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def faces(settings: Settings) -> FaceRepositories:
-    upgrade(settings.database)
+    make_tables(settings.database)
     return FaceRepositories.of(settings, open_engine(settings.database), lambda: NOW)
 
 

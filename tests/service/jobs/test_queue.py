@@ -25,12 +25,12 @@ from database.installation import FILE
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
-from database.migrations import upgrade
 from models.store.store import Store
 from service.jobs import queue as queue_module
 from service.jobs.queue import JobItem, JobQueue
 from service.threads import run_in_threadpool
 from tests.models.drafts import DRAFT, write_files
+from tests.tables import make_tables
 from tests.valkey import RealValkey
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def publish(store: Store, model: str, *subjects: str) -> None:
 
 def run(home: Path, valkey: RealValkey, test: Callable[[Parts], Awaitable[None]]) -> None:
     settings = Settings(_env_file=None, home=home, redis_url=valkey.url, job_limit=2)
-    upgrade(settings.database)
+    make_tables(settings.database)
     (home / FILE).write_text("ins_1\n")
     engine = open_engine(settings.database)
     celery = celery_app(valkey.url)

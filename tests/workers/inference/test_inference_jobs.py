@@ -24,7 +24,7 @@ from database.installation import FILE, adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
-from database.migrations import upgrade
+from tests.tables import make_tables
 from tests.valkey import RealValkey
 from workers.inference.inference_jobs import InferenceJobRunner
 from workers.inference.loaded_models import LoadedModels
@@ -66,7 +66,7 @@ class JobWorker:
     def __init__(self, home: Path, valkey: RealValkey) -> None:
         self.settings = Settings(_env_file=None, home=home)
         url = f"sqlite:///{home / 'opsin.db'}"
-        upgrade(url)
+        make_tables(url)
         self.engine = open_engine(url)
         adopt(self.engine, home)
         self.files = JobFiles(home / "jobs")

@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 
-from cli.startup import migrate
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind
 from contracts.queue.celery import celery_app
 from contracts.queue.redis_keys import TASK_NOTIFY
@@ -23,6 +22,7 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
+from tests.tables import make_home
 from tests.valkey import RealValkey
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,7 +35,7 @@ class Installation:
         self.valkey = valkey
         self.home = home
         self.settings = Settings(home=home, redis_url=valkey.url, shutdown_seconds=2)
-        migrate(self.settings)
+        make_home(self.settings)
         self.engine = open_engine(self.settings.database)
         self.files = JobFiles(self.settings.jobs_home)
         self.jobs = Jobs(self.engine, self.now, self.files)

@@ -25,10 +25,10 @@ from contracts.work import WorkStoppedError
 from database.datasets import DatasetRows
 from database.engine import open_engine
 from database.jobs.jobs import Jobs
-from database.migrations import upgrade
 from models.datasets.store import DatasetStore
 from models.weights.catalog import Weights, WeightsMissing
 from tests.models.faces.rendering import write_video
+from tests.tables import make_tables
 from workers.jobs import dataset_video
 from workers.jobs.dataset_video import run
 
@@ -68,7 +68,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def rows(settings: Settings) -> Iterator[DatasetRows]:
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     yield DatasetRows(engine, lambda: datetime.now(UTC))
     engine.dispose()

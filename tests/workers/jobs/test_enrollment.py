@@ -29,9 +29,9 @@ from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.faces.template_rows import Damaged
 from database.installation import adopt
-from database.migrations import upgrade
 from models.faces.detection.detection import DetectedFace
 from tests.models.faces.rendering import write_video
+from tests.tables import make_tables
 from workers.jobs.enrollment import Enrollment
 
 SIZE = 120
@@ -181,7 +181,7 @@ class Environment:
 @pytest.fixture
 def env(tmp_path: Path) -> Iterator[Environment]:
     settings = Settings(_env_file=None, home=tmp_path)
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     adopt(engine, settings.home)
     folder = tmp_path / "work"

@@ -16,11 +16,11 @@ from contracts.settings import MIB, Settings
 from contracts.training.datasets import DatasetInfo, Listing
 from database.datasets import DatasetRows
 from database.engine import open_engine
-from database.migrations import upgrade
 from models.create.memory import style_bytes, tiled_bytes
 from models.memory.ledger import SMALL_BYTES
 from models.training.memory import estimate, images_of
 from models.training.presets import training_request
+from tests.tables import make_tables
 from workers.jobs.handlers import KINDS, MEMORY, load_estimate
 
 
@@ -92,7 +92,7 @@ def test_a_style_transfer_counts_with_its_styles(
 @pytest.fixture
 def dataset(settings: Settings) -> None:
     """`ds_1` in the database: 9 images for training in three classes, and 6 others."""
-    upgrade(settings.database)
+    make_tables(settings.database)
     info = DatasetInfo(
         id="ds_1", name="small", digest="d", classes={"a": 5, "b": 5, "c": 5},
         splits={"train": 9, "validation": 4, "test": 2}, trainable=True, warnings=[], rejected=[],

@@ -8,13 +8,13 @@ import pytest
 from contracts.errors import OpsinError
 from contracts.jobs import PLANNED_KINDS, WORK_QUEUES, JobKind
 from contracts.settings import Settings
-from database.migrations import upgrade
 from models.datasets.store import DatasetStore
 from models.store.store import Store
 from tests.models import keras_warnings
 from tests.models.datasets.packing import tree, zipped
 from tests.models.drafts import DRAFT, write_files
 from tests.models.training.in_memory_work import InMemoryWork
+from tests.tables import make_tables
 from workers.jobs.child import _client_error
 from workers.jobs.handlers import load_handler
 
@@ -77,7 +77,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """An installation with a dataset and a version."""
     home = tmp_path_factory.mktemp("home")
     settings = Settings(_env_file=None, home=home, offline=True)
-    upgrade(settings.database)
+    make_tables(settings.database)
     (home / "pets.zip").write_bytes(zipped(tree({"cat": 8, "dog": 8})))
     DatasetStore.of(settings).create("pets", home / "pets.zip", dataset_id="ds_pets")
     store = Store(settings.store_home)

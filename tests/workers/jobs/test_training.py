@@ -18,13 +18,13 @@ from contracts.training.training_result import TrainingResult
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.installation import adopt
-from database.migrations import upgrade
 from models.faces.provenance import TrainedVersion, versions_trained_on
 from models.store.store import Store
 from models.training import run as training
 from models.training.presets import training_request
 from tests.models import keras_warnings
 from tests.models.training.in_memory_work import InMemoryWork
+from tests.tables import make_tables
 from workers.jobs.training import SubjectSource
 
 pytestmark = keras_warnings.ignored
@@ -48,7 +48,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def faces(settings: Settings) -> Iterator[FaceRepositories]:
-    upgrade(settings.database)
+    make_tables(settings.database)
     engine = open_engine(settings.database)
     adopt(engine, settings.home)
     yield FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
