@@ -1,5 +1,6 @@
 """Detects, compares and identifies faces."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -128,9 +129,14 @@ async def identify(
     await services.faces.lockout.require_open(await caller_of(services.faces, request, None))
     (detection,) = await detect_faces(services, [image], FacesRequest(embed=True), deadline)
     threshold = await services.faces.effective_threshold(detection.embedder)
-    nearest = await run_in_threadpool(_nearest, services, detection, threshold, max_candidates)
-    ids = {candidate.subject_id for candidates in nearest for candidate in candidates}
-    standings = await _usable(services.faces, sorted(ids))
+    wanted = limit = max_candidates + 1  # one more than is shown may make the decision uncertain
+    while True:
+        nearest = await run_in_threadpool(_nearest, services, detection, threshold, limit)
+        ids = {candidate.subject_id for candidates in nearest for candidate in candidates}
+        standings = await _usable(services.faces, sorted(ids))
+        if not any(_may_lack(candidates, standings, wanted, limit) for candidates in nearest):
+            break
+        limit *= 8
     faces = [
         _identified(face, candidates, threshold, standings, max_candidates)
         for face, candidates in zip(detection.faces, nearest, strict=True)
@@ -188,14 +194,20 @@ def _templates(services: Services, subject_id: str, embedder: str) -> list[Vecto
     return [template.vector for template in templates]
 
 
+def _may_lack(candidates: list[Candidate], usable: Container[str], wanted: int, limit: int) -> bool:
+    """Whether those who may not be identified have taken the places of some who may."""
+    found = sum(candidate.subject_id in usable for candidate in candidates)
+    return found < wanted and len(candidates) == limit
+
+
 def _nearest(
-    services: Services, detection: Detection, threshold: Threshold, max_candidates: int
+    services: Services, detection: Detection, threshold: Threshold, limit: int
 ) -> list[list[Candidate]]:
     return services.faces.search.nearest(
         detection.vectors,
         embedder=detection.embedder,
         min_similarity=threshold.similarity - threshold.margin,
-        limit=max_candidates + 1,
+        limit=limit,
     )
 
 

@@ -137,6 +137,20 @@ def test_without_a_consent_in_force_a_face_is_not_processed(
     assert "consent" in login(client, ada).json()["detail"]
 
 
+def test_people_without_a_consent_take_nobodys_place(
+    client: httpx.Client, fakes: FakeServices, ada: str
+) -> None:
+    client.patch(f"{URL}/subjects/{ada}", json={"consent": CONSENT})
+    new = NewTemplate(vector_of(ADA + 0.1), quality(), "image")
+    for at in range(12):  # all nearer than Ada
+        other = client.post(f"{URL}/subjects", json={"name": str(at)}).json()["id"]
+        fakes.faces.templates.add(other, [new], embedder=embedder_of(1))
+    assert identify(client, ADA + 1)["reason"] == "another_subject"
+    client.put(f"{URL}/policy", json={"consent_required": True})
+    face = identify(client, ADA + 1)
+    assert (face["decision"], face["candidates"][0]["subject_id"]) == ("match", ada)
+
+
 def test_a_subject_is_added_with_its_consent(client: httpx.Client) -> None:
     sent = {"name": "Bea", "consent": CONSENT | {"at": "2026-01-02T03:04:05+02:00"}}
     made = client.post(f"{URL}/subjects", json=sent).json()
