@@ -61,6 +61,7 @@ from workers.inference.preload import Preloader, available_bytes
 from workers.inference.queue import Cancellation, WorkerQueues
 from workers.inference.statistics import InferenceStatistics
 from workers.jobs.consents import Consents
+from workers.scratch import temporary_files
 
 log = structlog.get_logger()
 
@@ -80,12 +81,17 @@ def run(settings: Settings) -> None:
     configure_logs(settings.log_level, settings.log_format)
     if not has_gpu():
         lower_priority(settings.worker_niceness)
+    with temporary_files():
+        _serve(settings, settings.redis_url)
+
+
+def _serve(settings: Settings, redis_url: str) -> None:
     start_tracing(settings, "worker")
     metrics = Metrics()
     metrics.before_reading(process_reader(metrics, settings.home))
-    client = redis.Redis.from_url(settings.redis_url, **REDIS_OPTIONS)
+    client = redis.Redis.from_url(redis_url, **REDIS_OPTIONS)
     count_redis(client, metrics)
-    worker = Worker(settings, client, celery_app(settings.redis_url), metrics)
+    worker = Worker(settings, client, celery_app(redis_url), metrics)
     publisher = MetricsPublisher(client, metrics, worker.id, "worker")
     worker.heartbeat.start()
     publisher.start()

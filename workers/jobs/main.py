@@ -29,9 +29,9 @@ from database.jobs.leases import Leases
 from workers.inference.heartbeat import HeartbeatPublisher
 from workers.inference.installation import InstallationCheck
 from workers.jobs.handlers import TABLE
-from workers.jobs.scratch import remove_left_folders
 from workers.jobs.slot import Slot, SlotContext
 from workers.jobs.worker_id import new_worker_id
+from workers.scratch import remove_left_folders
 
 log = structlog.get_logger()
 

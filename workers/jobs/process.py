@@ -18,8 +18,8 @@ from pathlib import Path
 from contracts.jobs import KEPT_KINDS
 from database.jobs.leases import Lease
 from models.processes import child_environment, module_command
-from workers.jobs.scratch import Scratch
 from workers.jobs.tracing import attempt_header
+from workers.scratch import Scratch
 
 _VMSTAT = Path("/proc/vmstat")
 _FAULT_SIGNALS = {signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from workers.jobs.scratch import Scratch, remove_left_folders
+from workers.scratch import Scratch, remove_left_folders, temporary_files
 
 KILLED = """
 import os, signal, subprocess, sys
-from workers.jobs.scratch import Scratch
+from workers.scratch import Scratch
 scratch = Scratch()
 (scratch.path / "file").write_text("left")
 child = subprocess.Popen(["sleep", "60"], pass_fds=[scratch.lock], stdout=subprocess.DEVNULL)
@@ -51,7 +51,23 @@ def test_a_folder_in_use_stays(folder: Path) -> None:
 
 def test_nothing_else_is_removed(folder: Path) -> None:
     (folder / "other").mkdir()
-    (folder / "opsin-job-link").symlink_to(folder / "other")
-    (folder / "opsin-job-file").touch()
+    (folder / "opsin-scratch-link").symlink_to(folder / "other")
+    (folder / "opsin-scratch-file").touch()
     remove_left_folders()
     assert len(list(folder.iterdir())) == 3
+
+
+def test_temporary_files_of_a_process_are_in_a_folder_that_goes_with_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder))
+    left = Scratch()
+    os.close(left.lock)  # as if its process had been killed
+    with temporary_files():
+        assert not left.path.exists()
+        with tempfile.NamedTemporaryFile(delete=False) as file:
+            assert Path(file.name).parent.parent == folder
+        shown = subprocess.check_output(["sh", "-c", "echo $TMPDIR"], text=True).strip()
+        assert Path(shown) == Path(file.name).parent
+    assert not list(folder.iterdir())
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() == str(folder)

@@ -1,19 +1,20 @@
-"""The folders for temporary files of attempts.
+"""The folders for temporary files of workers and of the attempts of jobs.
 
-A child ends without the cleaning-up of libraries, and TensorFlow leaves files in each process; a
-worker that is killed removes nothing at all. So each folder is locked as long as an attempt lives,
-and a worker that starts removes those without a holder.
+A job's child ends without the cleaning-up of libraries, and TensorFlow leaves files in each
+process; a worker that is killed removes nothing at all. So each folder is locked as long as its
+process lives, and a worker that starts removes those without a holder.
 """
 
 import os
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from models.locks import try_lock
 
-_PREFIX = "opsin-job-"
+_PREFIX = "opsin-scratch-"
 
 
 class Scratch:
@@ -43,7 +44,7 @@ class Scratch:
 
 
 def remove_left_folders() -> None:
-    """Remove the folders of attempts that nobody runs any more."""
+    """Remove the folders whose process has ended."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -52,3 +53,19 @@ def remove_left_folders() -> None:
                     shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """Keep the temporary files of this process and its children in a folder of their own."""
+    remove_left_folders()
+    scratch, before = Scratch(), os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = tempfile.tempdir = str(scratch.path)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = None
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
+        scratch.remove()
