@@ -5,6 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,10 @@ SHARED = Path(os.environ.get("OPSIN_SHARED_DIR", ROOT.parent / "shared"))
 # httpx waits five seconds unless told, which a busy machine exceeds now and then.
 _WAITS: httpx.Timeout = inspect.signature(httpx.Client).parameters["timeout"].default
 _WAITS.connect = _WAITS.read = _WAITS.write = _WAITS.pool = 60
+
+# Each client would read the certificates of all authorities, which takes longer than most requests.
+_TRANSPORT = httpx._transports.default
+_TRANSPORT.create_ssl_context = cache(_TRANSPORT.create_ssl_context)
 
 # Hypothesis draws the same examples in each run, however long a busy machine takes for them.
 settings.register_profile(

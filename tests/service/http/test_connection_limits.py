@@ -21,6 +21,7 @@ import uvicorn
 from contracts.settings import Settings
 from service.connections.connection_limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES
 from service.server import server_config
+from tests.service.conftest import PromptServer
 from tests.service.parts import FakeServices, gray_png
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
@@ -57,7 +58,7 @@ def impatient_server(
     config = server_config(settings, fakes.open_services)
     config.http.check_seconds = look  # type: ignore[union-attr] # a class of ours
     config.http.max_unread = max_unread  # type: ignore[union-attr]
-    server = uvicorn.Server(config)
+    server = PromptServer(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

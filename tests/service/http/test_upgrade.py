@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 from contracts.settings import Settings
 from service.server import server_config
+from tests.service.conftest import PromptServer
 from tests.service.parts import FakeServices, gray_png
 
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -24,7 +24,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 @pytest.fixture
 def port(fakes: FakeServices) -> Iterator[int]:
     settings = Settings(_env_file=None)
-    server = uvicorn.Server(server_config(settings, fakes.open_services))
+    server = PromptServer(server_config(settings, fakes.open_services))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
