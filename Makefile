@@ -6,9 +6,10 @@ unexport PYTHONDONTWRITEBYTECODE
 
 VENV := .venv
 OPSIN := $(VENV)/bin/opsin
-# Most tests wait for their own processes, so two at a time on two cores take little over half as long.
-# xdist would put files of few tests last, but those of `tests/flow` take longest and come first.
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# A third of the time a test waits, for its own processes or for a moment to pass, so that three at a
+# time keep two cores busy. xdist would put files of few tests last, but `tests/conftest.py` puts those
+# first that take longest.
+PYTEST := $(VENV)/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help up setup test test-all check audit sbom bench chaos soak fuzz lock clean
 

@@ -57,7 +57,7 @@ class Collector:
         while not condition():
             names = [(span.service, span.name, span.trace_id) for span in self.spans]
             assert time.monotonic() < deadline, names
-            time.sleep(0.1)
+            time.sleep(0.02)
         return list(self.spans)
 
     def receive(self, body: bytes) -> None:
@@ -113,7 +113,7 @@ def collecting() -> Iterator[Collector]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     collector = Collector(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
         yield collector

@@ -45,13 +45,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests that one process runs, when several share the work (`-n`).
 
     The tests of a file stay together for their module's fixtures, and so do all tests that use the
-    one running installation, so that it is started once. These take longest and run first.
+    one running installation, so that it is started once. These take longest and run first. Those of
+    `tests/service` come last: their files take seconds each, so all processes end at the same time.
     """
     for item in items:
         uses_installation = "running" in getattr(item, "fixturenames", ())
         group = "running" if uses_installation else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "flow" not in item.path.parts)
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    if "running" in getattr(item, "fixturenames", ()):
+        return 0
+    return {"flow": 1, "service": 3}.get(folder, 2)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

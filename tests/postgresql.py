@@ -5,6 +5,7 @@ import getpass
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -57,7 +58,7 @@ def running_postgresql() -> Iterator[str]:
         try:
             yield _ready(f"postgresql+psycopg://opsin@127.0.0.1:{port}/postgres")
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # which waits for nobody who is connected
             process.wait(60)
 
 

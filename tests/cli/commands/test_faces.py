@@ -104,7 +104,7 @@ def server() -> Iterator[tuple[Server, str]]:
             """Log nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever)
+        thread = threading.Thread(target=listening.serve_forever, args=(0.02,))
         thread.start()
         yield state, f"http://127.0.0.1:{listening.server_port}"
         listening.shutdown()
