@@ -4,7 +4,8 @@ uvicorn bounds only the idle time between two requests. A client that sends a by
 minute, or an endless head, or does not read its response, would hold a connection and memory
 forever. Here each phase has a bound:
 
-    connected, head incomplete     `header_seconds`, and 64 KiB; then 408 or 431
+    connected, head incomplete     `header_seconds`, then 408
+    head                           16 KiB and 128 headers, then 431; 2 KiB of path, then 414
     body incomplete                `min_upload_rate` in every 10 s; then the connection is closed
     response not read              the same rate in every 10 s, also of what is left when the
                                    connection is closed; then it is cut off
@@ -47,7 +48,10 @@ from service.connections.pipelining import MAX_WAITING, SLICES, HeldFlow, Turns,
 from service.http.addresses import network_of, trusted_hosts
 
 CHECK_SECONDS = 10.0
-MAX_HEAD_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 16 * 1024
+"""Nobody needs more, and what a head costs may grow faster than its length."""
+MAX_HEADERS = 128
+MAX_PATH_BYTES = 2048
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
 GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
 UNPROBED_SECONDS = 1.0  # that such a client is given if it cannot be asked
@@ -87,6 +91,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None  # `cycle` is the last one of `pipeline`
         self._received = b""  # the slice that is being parsed
         self._again = b""  # what has to be parsed after it
+        self._fault: tuple[int, str] | None = None  # of the head: status and detail of its response
         self._arrived = 0  # bytes since the last check
         self._was_paused = False  # reading, by this side, since the last check or timer
         self._has_completed = False  # a request, in the slice that is being parsed
@@ -200,7 +205,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             # Of a slice that ends other requests too, what belongs to this head is not known.
             self._head_bytes += 1 if self._has_completed else len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
-                self._refuse(431, "The head of a request may have 64 KiB.")
+                self._refuse(431, "The head of a request may have 16 KiB.")
 
     def _parse(self, data: bytes) -> None:
         """Parse the data; a request with `Upgrade` in it stops the parser, and is parsed again."""
@@ -270,13 +275,20 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header. Trailers are dropped: nothing reads them, and they may grow unbounded."""
-        if self._in_head:
-            super().on_header(name, value)
+        if not self._in_head:
+            return
+        if len(self.headers) >= MAX_HEADERS:
+            self._fault = 431, f"A request may have {MAX_HEADERS} headers."
+            raise ValueError("too many headers")  # ends the parser, see `send_400_response`
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Called when the head is complete."""
         if self.parser.should_upgrade():
             return  # `_unsupported_upgrade_warning` starts this request
+        if len(self.url.partition(b"?")[0]) > MAX_PATH_BYTES:
+            self._fault = 414, "The path of a request may have 2 KiB."
+            raise ValueError("too long a path")
         self._body_left = self._known_length()
         # Raises for a URL without a path. Only then is there a request that has a body.
         super().on_headers_complete()
@@ -472,9 +484,10 @@ class TimeoutProtocol(HttpToolsProtocol):
         """Answer a malformed request."""
         del msg
         request_id = secrets.token_hex(16)
+        status, detail = self._fault or (400, "This is not a well-formed request in HTTP/1.1.")
         if self.lines.allows(self.network):
             log.info("malformed_request", network=self.network, request_id=request_id)
-        self._refuse(400, "This is not a well-formed request in HTTP/1.1.", request_id)
+        self._refuse(status, detail, request_id)
 
     def _refuse(self, status: int, detail: str, request_id: str | None = None) -> None:
         """Respond before there is a request that the application could respond to."""

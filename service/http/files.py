@@ -22,7 +22,8 @@ from service.http.errors import unsatisfiable_range_description, unsatisfiable_r
 
 _DROPPING_THREADS = 2
 _LIMITER: RunVar[CapacityLimiter] = RunVar("dropping_threads")
-_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})")
+# Possessive: two neighbouring runs of spaces would be tried in all divisions.
+_RANGE = re.compile(r"bytes\s*+=\s*+([0-9]{0,18})\s*+-\s*+([0-9]{0,18})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,12 @@ import structlog
 import uvicorn
 
 from contracts.settings import Settings
-from service.connections.connection_limits import MAX_HEAD_BYTES, MAX_UNREAD_BYTES
+from service.connections.connection_limits import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PATH_BYTES,
+    MAX_UNREAD_BYTES,
+)
 from service.server import server_config
 from tests.service.conftest import PromptServer
 from tests.service.parts import FakeServices, gray_png
@@ -147,6 +152,40 @@ def test_an_endless_head_is_not_stored(port: int) -> None:
                 sent += 10_000
                 time.sleep(0.001)
     assert sent < 100 * MAX_HEAD_BYTES
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+@pytest.mark.parametrize("more", [b"", b"Upgrade: h2c\r\nConnection: Upgrade\r\n"])
+@pytest.mark.parametrize(
+    ("head", "status", "detail"),
+    [
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * MAX_HEADERS, 431, b"128 headers"),
+        (b"GET /%s HTTP/1.1\r\nHost: a\r\n" % (b":" * MAX_PATH_BYTES), 414, b"2 KiB"),
+        (b"GET /%s? HTTP/1.1\r\nHost: a\r\n" % (b"a/" * 1024), 414, b"2 KiB"),
+        (HEAD + b"X: %s\r\n" % (b"a" * (MAX_HEAD_BYTES + 1024)), 431, b"16 KiB"),
+    ],
+)
+def test_a_head_is_bounded(
+    port: int, head: bytes, status: int, detail: bytes, more: bytes, *, in_parts: bool
+) -> None:
+    sent = head.replace(b"Host: a\r\n", b"Host: a\r\n" + more) + b"\r\n"
+    cut = len(sent) // 2 if in_parts else len(sent)
+    with connect(port) as wire:
+        wire.sendall(sent[:cut])
+        time.sleep(0.1 * in_parts)
+        wire.sendall(sent[cut:])
+        answer = rest(wire)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert detail in answer
+
+
+def test_a_head_within_the_bounds_is_read(port: int) -> None:
+    query, long = b"a" * (MAX_PATH_BYTES * 2), b"a" * (MAX_HEAD_BYTES // 2)
+    head = b"GET /healthz?%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n" % query
+    head += b"X: %s\r\n" % long + b"a:\r\n" * (MAX_HEADERS - 3)
+    with connect(port) as wire:
+        wire.sendall(head + b"\r\n")
+        assert rest(wire).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("kept", [0, 50])

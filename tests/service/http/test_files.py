@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 from contracts.jobs import Artifact
 from contracts.settings import Settings
 from models.store.downloads import _whole_zip, _zip_size, _zipped
-from service.http.files import FileContent, file_response
+from service.http.files import _RANGE, FileContent, file_response
 from service.openapi import document
 from tests.service.parts import FakeServices
 
@@ -70,6 +70,13 @@ def test_a_part_of_a_file(client: httpx.Client, sent: str, first: int, last: int
     assert answer.headers["Content-Range"] == f"bytes {first}-{last}/{SIZE}"
     assert answer.content == CONTENT[first : last + 1]
     assert int(answer.headers["Content-Length"]) == last + 1 - first
+
+
+@pytest.mark.parametrize("sent", ["bytes={}x", "bytes{}x", "bytes=1{}x", "bytes=1-1{}x"])
+def test_spaces_are_read_once(sent: str) -> None:
+    began = time.thread_time()
+    assert _RANGE.fullmatch(sent.format(" " * 100_000)) is None
+    assert time.thread_time() - began < 1  # ten, if every division of the spaces were tried
 
 
 @pytest.mark.usefixtures("artifact")
