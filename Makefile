@@ -11,7 +11,7 @@ OPSIN := $(VENV)/bin/opsin
 # first that take longest.
 PYTEST := $(VENV)/bin/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help up setup test test-all check audit sbom bench chaos soak fuzz lock clean
+.PHONY: help up setup test test-all check audit sbom bench chaos soak fuzz costs lock clean
 
 help:
 	@echo 'make up        start Opsin here; Ctrl-C stops it'
@@ -25,6 +25,7 @@ help:
 	@echo 'make chaos     break every part under load and count lost requests; 30 minutes'
 	@echo 'make soak      100,000 requests, watching for growth; SOAK_REQUESTS=5000 for fewer'
 	@echo 'make fuzz      hostile bytes to every parser; FUZZ_EXAMPLES=1000 for fewer'
+	@echo 'make costs     the most expensive requests to every route, in processor time; 5 minutes'
 	@echo 'make lock      pin the dependencies of pyproject.toml again'
 	@echo 'make clean     remove what was installed; the data in var/ stays'
 
@@ -87,6 +88,9 @@ soak: fetched
 fuzz:
 	@scripts/venv dev
 	@exec $(VENV)/bin/python -W ignore -m tests.reliability.fuzz --examples $(or $(FUZZ_EXAMPLES),20000)
+
+costs: fetched
+	@exec $(VENV)/bin/python -W ignore -m tests.reliability.request_costs
 
 lock:
 	@scripts/venv dev

@@ -44,7 +44,7 @@ MAX_SECONDS = 7 * 24 * 3600
 """Of `max_seconds`."""
 
 _QUOTES, _BRACKETS = " \t\"'", " \t[]{}"
-_NAME_AND_WEIGHT = re.compile(r"^(.+?)[\"']?\s*[:=]\s*(\d+\.?\d*(?:[eE][+-]?\d+)?)$")
+_NAME_AND_WEIGHT = re.compile(r"(.+)[:=]\s*(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)$", re.DOTALL)
 _YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
 
 
@@ -81,9 +81,13 @@ def _weighted(layers: Any) -> tuple[list[str], list[float] | None] | None:
     names, weights = [], []
     for part in parts:
         found = _NAME_AND_WEIGHT.match(part)
-        names.append(found[1] if found else part)
+        names.append(_without_quote(found[1].rstrip()) if found else part)
         weights.append(float(found[2]) if found else 1.0)
     return (names, weights) if names != parts else None
+
+
+def _without_quote(name: str) -> str:
+    return name[:-1] if name.endswith(("'", '"')) else name
 
 
 Names = Annotated[list[Layer], BeforeValidator(_listed), Field(min_length=1, max_length=16)]

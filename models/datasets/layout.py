@@ -168,7 +168,7 @@ def _prefix_of_splits(tops: set[str]) -> str:
     if len(tops) < 2:
         return ""
     common = commonprefix(sorted(tops))  # noqa: RUF071 - of names, not of paths
-    prefix = re.sub(r"[^\W_]+$", "", common)
+    prefix = common.removesuffix(re.split(r"[\W_]", common)[-1])
     splits = {split_of(top.removeprefix(prefix), strict=True) for top in tops}
     return prefix if "train" in splits and None not in splits else ""
 
