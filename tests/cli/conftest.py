@@ -1,17 +1,22 @@
-"""Fixtures: real command lines that leave nothing behind, and a data home of their own."""
+"""Fixtures: command lines that leave nothing behind, and a data home of their own."""
 
 import os
 import signal
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 
 import psutil
 import pytest
 
 from cli.home import Home
+from cli.main import run as run_command
 from tests.cli.running import ROOT, Run, Starter
+
+Call = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
@@ -37,6 +42,29 @@ def start(tmp_path: Path) -> Iterator[Starter]:
             for process in left:
                 with suppress(psutil.Error):
                     process.kill()
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Calls `opsin …` in this process, in a hundredth of the time of another one.
+
+    OPSIN_ settings are given as keywords. Returns the exit code, and what was printed.
+    """
+
+    def begin(*words: str, **settings: object) -> tuple[int, str]:
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("OPSIN_")]:
+                patch.delenv(name)
+            shown = {"NO_COLOR": "1", "COLUMNS": "200"}
+            for name, value in {"OPSIN_HOME": tmp_path / "home", **shown, **settings}.items():
+                patch.setenv(name, str(value))
+            patch.setattr(sys, "argv", ["opsin", *words])
+            with pytest.raises(SystemExit) as ended:
+                copy_context().run(run_command)
+        return int(ended.value.code or 0), "".join(capfd.readouterr())
+
+    return begin
 
 
 @pytest.fixture

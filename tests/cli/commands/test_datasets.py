@@ -4,28 +4,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.running import Run, Starter
+from tests.cli.conftest import Call
 from tests.models.datasets.packing import on_disk, tree, written, zipped
 from tests.postgresql import new_database
 
 
 class Command:
-    def __init__(self, start: Starter, folder: Path) -> None:
-        self._start, self._folder = start, folder
+    def __init__(self, call: Call, folder: Path) -> None:
+        self._call, self._folder = call, folder
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         return self.at(self._folder / "home", *arguments, code=code)
 
     def at(self, home: Path, *arguments: str, code: int = 0, **settings: object) -> str:
-        run: Run = self._start("-m", "cli", "datasets", *arguments, OPSIN_HOME=home, **settings)
-        assert run.wait(60) == code, run.text
-        assert "Traceback" not in run.text
-        return run.text
+        ended, text = self._call("datasets", *arguments, OPSIN_HOME=home, **settings)
+        assert ended == code, text
+        assert "Traceback" not in text
+        return text
 
 
 @pytest.fixture
-def datasets(start: Starter, tmp_path: Path) -> Command:
-    return Command(start, tmp_path)
+def datasets(call: Call, tmp_path: Path) -> Command:
+    return Command(call, tmp_path)
 
 
 def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import psutil
 from contracts.settings import Settings
 from models.training.report.event_log import EventLog
 from tests.cli.commands.test_up import ready
+from tests.cli.conftest import Call
 from tests.cli.running import Starter, until
 from tests.ports import free_port
 
@@ -21,39 +22,39 @@ def state(text: str, check: str) -> str:
     return found[1]
 
 
-def test_without_a_running_service_only_weights_are_missing(start: Starter) -> None:
-    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port())
-    assert run.wait() == 1, run.text
+def test_without_a_running_service_only_weights_are_missing(call: Call) -> None:
+    code, text = call("doctor", OPSIN_PORT=free_port())
+    assert code == 1, text
     for check in ("python", "data home", "disk", "processor", "redis", "database", "port"):
-        assert state(run.text, check) == "ok"
-    assert state(run.text, "weights squeezenet") == "fail"
-    assert "opsin weights pull squeezenet" in run.text
-    assert "4 of" in run.text, "nothing else fails"
+        assert state(text, check) == "ok"
+    assert state(text, "weights squeezenet") == "fail"
+    assert "opsin weights pull squeezenet" in text
+    assert "4 of" in text, "nothing else fails"
 
 
-def test_json_output(start: Starter) -> None:
-    run = start("-m", "cli", "doctor", "--json", OPSIN_PORT=free_port(), OPSIN_MODELS="squeezenet")
-    assert run.wait() == 1
-    begin, end = run.text.index("{"), run.text.rindex("}") + 1
-    report = json.loads(run.text[begin:end])
+def test_json_output(call: Call) -> None:
+    code, text = call("doctor", "--json", OPSIN_PORT=free_port(), OPSIN_MODELS="squeezenet")
+    assert code == 1
+    begin, end = text.index("{"), text.rindex("}") + 1
+    report = json.loads(text[begin:end])
     assert report["failed"] == 1
     (weights,) = [check for check in report["checks"] if check["state"] == "fail"]
     assert weights["name"] == "weights squeezenet"
     assert "opsin weights pull" in weights["help"]
 
 
-def test_a_redis_that_does_not_answer_fails(start: Starter, tmp_path: Path) -> None:
+def test_a_redis_that_does_not_answer_fails(call: Call, tmp_path: Path) -> None:
     url = f"unix://{tmp_path}/none.sock"
-    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port(), OPSIN_REDIS_URL=url)
-    assert run.wait() == 1
-    assert state(run.text, "redis") == "fail"
-    assert "OPSIN_REDIS_URL" in run.text
+    code, text = call("doctor", OPSIN_PORT=free_port(), OPSIN_REDIS_URL=url)
+    assert code == 1
+    assert state(text, "redis") == "fail"
+    assert "OPSIN_REDIS_URL" in text
 
 
-def test_an_open_address_without_a_key_fails(start: Starter) -> None:
-    run = start("-m", "cli", "doctor", OPSIN_PORT=free_port(), OPSIN_HOST="0.0.0.0")
-    assert run.wait() == 1
-    assert state(run.text, "key") == "fail"
+def test_an_open_address_without_a_key_fails(call: Call) -> None:
+    code, text = call("doctor", OPSIN_PORT=free_port(), OPSIN_HOST="0.0.0.0")
+    assert code == 1
+    assert state(text, "key") == "fail"
 
 
 def test_a_running_instance_is_checked(start: Starter, tmp_path: Path) -> None:

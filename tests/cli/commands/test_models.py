@@ -10,7 +10,8 @@ import pytest
 
 from contracts.inference.manifest import Served
 from models.store.store import Store
-from tests.cli.running import ROOT, Run, Starter
+from tests.cli.conftest import Call
+from tests.cli.running import ROOT
 from tests.models.drafts import DRAFT, FILES, write_files
 
 
@@ -27,32 +28,32 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def models(start: Starter, tmp_path: Path) -> "Models":
-    return Models(start, tmp_path)
+def models(call: Call) -> "Models":
+    return Models(call)
 
 
 class Models:
-    def __init__(self, start: Starter, folder: Path) -> None:
-        self._start, self._folder = start, folder
+    def __init__(self, call: Call) -> None:
+        self._call = call
 
-    def __call__(self, *arguments: str, code: int = 0) -> Run:
-        run = self._start("-m", "cli", "models", *arguments, OPSIN_HOME=self._folder / "home")
-        assert run.wait() == code, run.text
-        assert "Traceback" not in run.text
-        return run
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        ended, text = self._call("models", *arguments)
+        assert ended == code, text
+        assert "Traceback" not in text
+        return text
 
 
 def test_list_promote_delete(models: Models, store: Store) -> None:
-    assert "champion" in models("list").text
-    assert "was version 1" in models("promote", "pets", "2").text
+    assert "champion" in models("list")
+    assert "was version 1" in models("promote", "pets", "2")
     assert store.resolve("pets") == 2
-    assert "champion of pets already is version 2" in models("promote", "pets", "2").text
-    assert "promote another" in models("delete", "pets", "2", "--yes", code=1).text
-    assert "--yes" in models("delete", "pets", "1", code=2).text
+    assert "champion of pets already is version 2" in models("promote", "pets", "2")
+    assert "promote another" in models("delete", "pets", "2", "--yes", code=1)
+    assert "--yes" in models("delete", "pets", "1", code=2)
     assert store.versions("pets") == [1, 2]
     models("delete", "pets", "1", "--yes")
     assert store.versions("pets") == [2]
-    assert "no version '9'" in models("promote", "pets", "9", code=1).text
+    assert "no version '9'" in models("promote", "pets", "9", code=1)
 
 
 def test_a_version_is_shown_with_its_figures(models: Models, store: Store) -> None:
@@ -64,23 +65,23 @@ def test_a_version_is_shown_with_its_figures(models: Models, store: Store) -> No
         write_files(folder)
         figures = {"metrics": {"test_accuracy": 0.875}, "served": served}
         store.publish("pets", folder, DRAFT.model_copy(update=figures))
-    lines = models("show", "pets", "3").text.splitlines()
+    lines = models("show", "pets", "3").splitlines()
     assert lines[:3] == ["field\tvalue", "model\tpets", "version\t3"]
     assert "test accuracy\t87.5%" in lines
     assert "as served\t87.5% of 40 images of the test split, by openvino-float32" in lines
-    assert "aliases\tchampion" in models("show", "pets").text
-    manifest = json.loads(models("show", "pets", "3", "--json").text)
+    assert "aliases\tchampion" in models("show", "pets")
+    manifest = json.loads(models("show", "pets", "3", "--json"))
     assert manifest["served"]["accuracy"] == 0.875
-    assert "no version '9'" in models("show", "pets", "9", code=1).text
+    assert "no version '9'" in models("show", "pets", "9", code=1)
 
 
 def test_verify_quarantines_a_damaged_version(models: Models, store: Store) -> None:
-    assert models("verify").text.count("ok") == 2
+    assert models("verify").count("ok") == 2
     (store.path("pets", 1) / "model.keras").write_bytes(b"?")
-    text = models("verify", "pets", code=1).text
+    text = models("verify", "pets", code=1)
     assert "pets 1 is in quarantine: model.keras" in text
     assert "opsin models promote pets VERSION" in text
-    assert "in quarantine" in models("list").text
+    assert "in quarantine" in models("list")
 
 
 def test_download(models: Models, store: Store, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_download(models: Models, store: Store, tmp_path: Path) -> None:
     models("download", "pets", "--format", "keras", "--out", str(to))
     assert to.read_bytes() == FILES["model.keras"]
     again = models("download", "pets", "--format", "keras", "--to", str(to), code=1)
-    assert "exists already" in again.text
+    assert "exists already" in again
 
 
 def test_a_download_that_a_full_disk_ended_can_be_repeated(
@@ -113,4 +114,4 @@ def test_a_download_that_a_full_disk_ended_can_be_repeated(
 
 
 def test_an_empty_store_says_what_fills_it(models: Models) -> None:
-    assert "A worker imports" in models("list", code=1).text
+    assert "A worker imports" in models("list", code=1)
