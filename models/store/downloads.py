@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.errors import NotFound
+from contracts.held_files import HeldFile
 from models.store.derived import DerivedFormat, derived_path
 from models.store.labels import LABELS
 from models.store.store import Store
@@ -28,7 +29,6 @@ _ENDINGS: dict[DerivedFormat, str] = {
     "keras_h5": ".h5",
     "weights_h5": "-weights.h5",  # Keras reads files named .weights.h5 in another format
 }
-_CHUNK = 1024 * 1024
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same version gives the same bytes
 
 
@@ -111,10 +111,11 @@ def _fingerprint(name: str, files: Sequence[tuple[str, os.stat_result]]) -> str:
 
 
 def _read(path: Path, offset: int = 0) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(offset)
-        while chunk := file.read(_CHUNK):
-            yield chunk
+    file = HeldFile(partial(os.open, path, os.O_RDONLY))
+    try:
+        yield from file.read(offset)
+    finally:
+        file.close()
 
 
 class _WriteBuffer:

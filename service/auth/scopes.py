@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from fastapi.routing import iter_route_contexts
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute
 
 from contracts.jobs import JobKind
 from contracts.keys import SCOPES, Scope
@@ -135,12 +135,6 @@ class ScopeTable:
         """
         patterns, fixed = [], []
         for context in iter_route_contexts(list(routes)):
-            if isinstance(context.original_route, Mount):
-                # A mounted folder of static files.
-                access = access_of("GET", f"{context.path}/")
-                methods = frozenset({"GET", "HEAD"})
-                patterns.append(_Pattern(context.path_regex, methods, access))
-                continue
             path = context.path or ""
             for method in context.methods or ():
                 access = access_of("GET" if method == "HEAD" else method, path)

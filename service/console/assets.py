@@ -4,26 +4,18 @@ All of them are our own, so nothing has to be fetched or built. They are read an
 The digest in their path lets browsers keep them for a year.
 """
 
-import gzip
 import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from service.http.assets import Asset
+
 _FOLDER = Path(__file__).with_name("static")
 _TEXTS = Path(__file__).with_name("texts.json")
 LANGUAGES = ("en", "zh")
 _MEDIA_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One file."""
-
-    plain: bytes
-    packed: bytes
-    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +41,7 @@ def load_assets() -> Assets:
     for name, data in sorted(contents.items()):
         whole.update(name.encode() + b"\0" + hashlib.sha256(data).digest())
     files = {
-        name: Asset(data, gzip.compress(data, mtime=0), _MEDIA_TYPES[Path(name).suffix])
-        for name, data in contents.items()
+        name: Asset.of(data, _MEDIA_TYPES[Path(name).suffix]) for name, data in contents.items()
     }
     return Assets(whole.hexdigest()[:16], files)
 

@@ -5,22 +5,21 @@ session or, on an open service, without. The policy permits our own files only: 
 style, no other origin, and nothing that turns text into HTML.
 """
 
+import mimetypes
 import re
 from html import escape
 from pathlib import Path
 from string import Template
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, HTMLResponse
-from starlette.types import Receive, Scope, Send
+from fastapi.responses import HTMLResponse
 
 from contracts.errors import NotFound
 from contracts.public_paths import PREFIX
 from contracts.settings import RELEASE, Settings
 from models.weights.sources import sample_files
 from service.console.assets import LANGUAGES, load_assets, texts
-from service.http.conditional import is_gzip_accepted
-from service.http.files import with_one_range
+from service.http.assets import Asset
 from service.http.lists import items_of
 
 LANGUAGE_COOKIE = "opsin_language"
@@ -54,11 +53,12 @@ class Samples:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._names = sorted(row.file for row in sample_files())
+        self._photos: dict[str, tuple[int, Asset]] = {}  # by name, and by when they were written
 
     def available(self) -> list[str]:
         return [name for name in self._names if (self._folder / name).is_file()]
 
-    def respond(self, name: str) -> Response:
+    def respond(self, request: Request, name: str) -> Response:
         """The photo of that name.
 
         Raises:
@@ -66,13 +66,17 @@ class Samples:
         """
         if name not in self.available():
             raise NotFound("There is no such sample. `opsin weights pull` fetches the samples.")
-        headers = {"Cache-Control": "public, max-age=86400"}
-        return _Photo(self._folder / name, headers=headers)
+        return self._photo(name).response(request, {"Cache-Control": "public, max-age=86400"})
 
-
-class _Photo(FileResponse):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__(with_one_range(scope), receive, send)
+    def _photo(self, name: str) -> Asset:
+        path = self._folder / name
+        written = path.stat().st_mtime_ns
+        before, photo = self._photos.get(name, (None, None))
+        if photo is None or before != written:
+            media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            photo = Asset.of(path.read_bytes(), media_type, packs=False)
+            self._photos[name] = written, photo
+        return photo
 
 
 def _page(request: Request, samples: Samples) -> Response:
@@ -93,11 +97,7 @@ async def _asset(request: Request, digest: str, path: str) -> Response:
     found = assets.files.get(path) if digest == assets.digest else None
     if found is None:
         raise NotFound("The console has no such file in this release. Reload the page.")
-    headers = {"Cache-Control": _FOREVER, "Vary": "Accept-Encoding"}
-    packs = is_gzip_accepted(request.headers)
-    if packs:
-        headers["Content-Encoding"] = "gzip"
-    return Response(found.packed if packs else found.plain, 200, headers, found.media_type)
+    return found.response(request, {"Cache-Control": _FOREVER})
 
 
 def language_of(request: Request) -> str:

@@ -344,8 +344,7 @@ async def get_thumbnail(
         partial(services.datasets.thumbnail, dataset_id, file_id),
         deadline_seconds=deadline.remaining,
     )
-    etag = f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"'
-    content = FileContent(len(jpeg), etag, lambda offset: iter([jpeg[offset:]]))
+    content = FileContent.of(jpeg, f'"{hashlib.sha256(jpeg).hexdigest()[:32]}"')
     return file_response(
         request, content, media_type="image/jpeg", headers={"Cache-Control": _CACHED}
     )

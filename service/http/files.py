@@ -5,7 +5,7 @@ sends for our files, are ignored, as the standard permits: the whole file is the
 """
 
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,12 @@ from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.background import BackgroundTask
+from starlette.background import BackgroundTask, BackgroundTasks
 from starlette.concurrency import iterate_in_threadpool
-from starlette.types import Scope
 
 from service.http.conditional import etag_matches
 from service.http.errors import unsatisfiable_range_description, unsatisfiable_range_response
+from service.http.parts import ResponseInParts
 
 _DROPPING_THREADS = 2
 _LIMITER: RunVar[CapacityLimiter] = RunVar("dropping_threads")
@@ -35,12 +35,18 @@ class FileContent:
         etag: Of this version of the file, with its quotes; another one for other bytes.
         read: The content from an offset on.
         seeks: Whether that costs nothing; otherwise, what precedes it is made and dropped.
+        data: All of it, if it is in memory.
     """
 
     size: int | None
     etag: str
     read: Callable[[int], Iterator[bytes]]
     seeks: bool = True
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, data: bytes, etag: str) -> "FileContent":
+        return cls(len(data), etag, lambda offset: iter((data[offset:],)), data=data)
 
 
 def file_responses(
@@ -91,7 +97,7 @@ def file_response(
     if etag_matches(request.headers, content.etag):
         return Response(status_code=304, headers=sent, background=close)
     if content.size is None:
-        return StreamingResponse(content.read(0), 200, sent, media_type, close)
+        return _streamed(content.read(0), 200, sent, media_type, close)
     sent["Accept-Ranges"] = "bytes"
     try:
         part = _requested_part(request, content.size, content.etag)
@@ -101,22 +107,33 @@ def file_response(
     sent["Content-Length"] = str(last + 1 - first)
     if part is not None:
         sent["Content-Range"] = f"bytes {first}-{last}/{content.size}"
+    status = 200 if part is None else 206
+    if content.data is not None:
+        body = memoryview(content.data)[first : last + 1]
+        return ResponseInParts(body, status, sent, media_type, close)
     chunks = _first_bytes(content.read(first), last + 1 - first)
-    if first and not content.seeks:
-        late = _after_the_dropped(chunks)
-        return StreamingResponse(late, 206, sent, media_type, close)
-    return StreamingResponse(chunks, 200 if part is None else 206, sent, media_type, close)
+    late = bool(first) and not content.seeks
+    return _streamed(chunks, status, sent, media_type, close, late=late)
 
 
-def with_one_range(scope: Scope) -> Scope:
-    """A request as the framework's own responses with files may see it: several ranges are ignored.
+def _streamed(
+    chunks: Iterator[bytes],
+    status: int,
+    headers: dict[str, str],
+    media_type: str,
+    close: BackgroundTask | None,
+    *,
+    late: bool = False,
+) -> Response:
+    """The chunks, whose file is closed at the end, also when the client has gone.
 
-    They would send each as a part, and a hundred cost them 20 ms.
+    The next garbage collection may be far away, and would be the first to see that nobody reads on.
     """
-    several = [item for item in scope["headers"] if item[0] == b"range" and b"," in item[1]]
-    if not several:
-        return scope
-    return {**scope, "headers": [item for item in scope["headers"] if item[0] != b"range"]}
+    body = _after_the_dropped(chunks) if late else chunks
+    end = BackgroundTasks([] if close is None else [close])
+    if isinstance(chunks, Generator):
+        end.add_task(chunks.close)
+    return StreamingResponse(body, status, headers, media_type, end)
 
 
 def _requested_part(request: Request, size: int, etag: str) -> tuple[int, int] | None:

@@ -7,17 +7,16 @@ from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request, Response
-from starlette.types import Receive, Scope, Send
 
 from database.paging import Reserve
 from service.auth.principal import quota_key
 from service.dependencies import ServicesDep
 from service.http.body import JSON_TYPE
 from service.http.disconnect import while_connected
+from service.http.parts import ResponseInParts
 from service.large_reads import LargeReads
 
 _SMALL_BYTES = 64 * 1024
-_CHUNK_BYTES = 256 * 1024
 _DEADLINE_SECONDS = 30.0
 
 Read = Callable[[Reserve], str]
@@ -52,7 +51,7 @@ class Reading:
         work = partial(copy_context().run, self._encoded, read)
         pool = self._reads.long_pool if is_long else self._reads.pool
         run = pool.run(work, deadline_seconds=_DEADLINE_SECONDS)
-        return _LargeResponse(await while_connected(self._request, run), media_type=JSON_TYPE)
+        return ResponseInParts(await while_connected(self._request, run), media_type=JSON_TYPE)
 
     def _encoded(self, read: Read) -> bytes:
         body = read(self._reserve).encode()
@@ -71,22 +70,6 @@ class Reading:
         with self._lock:
             self._ended = True
             self._reads.release(self._client, self._size)
-
-
-class _LargeResponse(Response):
-    """A body that is sent in parts, each when the client has taken most of those before it."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self.body) <= _CHUNK_BYTES:
-            await super().__call__(scope, receive, send)
-            return
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        body = memoryview(self.body)
-        for first in range(0, len(body), _CHUNK_BYTES):
-            rest = first + _CHUNK_BYTES < len(body)
-            part = bytes(body[first : first + _CHUNK_BYTES])
-            await send({"type": "http.response.body", "body": part, "more_body": rest})
 
 
 async def _reading(request: Request, services: ServicesDep) -> AsyncIterator[Reading]:

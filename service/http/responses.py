@@ -1,7 +1,5 @@
 """Responses that several routes share: an accepted job, and a file that a job made."""
 
-import os
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,6 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.background import BackgroundTask
 
 from contracts.errors import NotFound
+from contracts.held_files import HeldFile
 from contracts.jobs import Job
 from database.jobs.files import JobFiles
 from service.http.files import FileContent, file_response
@@ -19,7 +18,6 @@ LOCATION: dict[str, Any] = {
 }
 """The header of `job_response`, for a route's `responses`."""
 
-_CHUNK_BYTES = 256 * 1024
 # Types that a browser may display. It downloads everything else, whatever it takes it for.
 _INLINE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp", "text/plain"})
 
@@ -30,7 +28,7 @@ def job_response(job: Job) -> JSONResponse:
 
 
 def artifact_response(request: Request, job: Job, name: str, files: JobFiles) -> Response:
-    """A file of a job, opened once, so that a replacement during the response has no effect.
+    """A file of a job; a replacement during the response has no effect, or ends it.
 
     Raises:
         NotFound: The job has no such artifact.
@@ -38,24 +36,18 @@ def artifact_response(request: Request, job: Job, name: str, files: JobFiles) ->
     artifact = next((artifact for artifact in job.artifacts if artifact.name == name), None)
     if artifact is None:
         raise NotFound(f"Job {job.id} has no artifact '{name[:64]}'; its `artifacts` list all.")
-    file = files.open_artifact(job.id, artifact.name)
+    file = HeldFile(partial(files.open_artifact, job.id, artifact.name))
     disposition = "inline" if artifact.media_type in _INLINE_TYPES else "attachment"
-    found = os.fstat(file)
+    found = file.stat
     # A replacement is another file with another time.
     etag = f'"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"'
     return file_response(
         request,
-        FileContent(found.st_size, etag, partial(_chunks, file)),
+        FileContent(found.st_size, etag, file.read, data=file.content),
         media_type=artifact.media_type,
         headers={
             "Content-Disposition": f'{disposition}; filename="{artifact.name}"',
             "X-Content-Type-Options": "nosniff",
         },
-        close=BackgroundTask(os.close, file),
+        close=BackgroundTask(file.close),
     )
-
-
-def _chunks(file: int, offset: int) -> Iterator[bytes]:
-    while chunk := os.pread(file, _CHUNK_BYTES, offset):
-        offset += len(chunk)
-        yield chunk

@@ -7,22 +7,18 @@ path prefix.
 """
 
 import asyncio
-import gzip
-import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
-from fastapi.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
 
+from contracts.errors import NotFound
 from contracts.public_paths import PREFIX
-from service.http.conditional import etag_matches, is_gzip_accepted
-from service.http.files import with_one_range
+from service.http.assets import Asset
+from service.http.body import JSON_TYPE
 from service.threads import run_in_threadpool
 
 _PAGE = """<!doctype html>
@@ -50,24 +46,27 @@ _START_SCRIPT = """SwaggerUIBundle({
   validatorUrl: null,
 });
 """
+_ASSETS = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
+_REVALIDATED = {"Cache-Control": "no-cache"}
 
 
 def install(app: FastAPI) -> None:
     """Serve the documentation of `app` under /docs, and its OpenAPI document."""
-    building = asyncio.Lock()
+    building, assets = asyncio.Lock(), _assets()
 
     @lru_cache(maxsize=8)  # by prefix, which only trusted proxies choose
-    def rendered(prefix: str) -> _Document:
+    def rendered(prefix: str) -> Asset:
         document = app.openapi()
         if prefix:
             servers = [server | {"url": prefix} for server in document["servers"]]
             document = document | {"servers": servers}
-        return _Document.of(document)
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
+        return Asset.of(text.encode(), JSON_TYPE)
 
     async def document(request: Request) -> Response:
         async with building:  # once, and beside the event loop: it takes a second of CPU time
             built = await run_in_threadpool(rendered, PREFIX.get())
-        return built.response(request)
+        return built.response(request, _REVALIDATED)
 
     async def page() -> HTMLResponse:
         return HTMLResponse(_PAGE)
@@ -75,45 +74,25 @@ def install(app: FastAPI) -> None:
     async def start_script() -> Response:
         return Response(_START_SCRIPT, media_type="text/javascript")
 
+    async def asset(request: Request, name: str) -> Response:
+        found = assets.get(name)
+        if found is None:
+            raise NotFound("The documentation has no such file. Reload the page.")
+        return found.response(request, _REVALIDATED)
+
     app.add_api_route("/openapi.json", document, include_in_schema=False)
     app.add_api_route("/docs", page, include_in_schema=False)
     app.add_api_route("/docs/start.js", start_script, include_in_schema=False)
-    app.mount("/docs/assets", _Assets(directory=_assets()), name="docs_assets")
+    app.add_api_route("/docs/assets/{name:path}", asset, include_in_schema=False)
 
 
-class _Assets(StaticFiles):
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__(with_one_range(scope), receive, send)
-
-
-@dataclass(frozen=True, slots=True)
-class _Document:
-    """The OpenAPI document as it is sent: half a megabyte, or a tenth of that."""
-
-    plain: bytes
-    packed: bytes
-    etag: str
-
-    @classmethod
-    def of(cls, document: dict[str, object]) -> "_Document":
-        plain = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-        return cls(plain, gzip.compress(plain, mtime=0), hashlib.sha256(plain).hexdigest()[:32])
-
-    def response(self, request: Request) -> Response:
-        """304 if the client has it, otherwise the document."""
-        packs = is_gzip_accepted(request.headers)
-        etag = f'"{self.etag}-gzip"' if packs else f'"{self.etag}"'
-        headers = {"ETag": etag, "Vary": "Accept-Encoding", "Cache-Control": "no-cache"}
-        if etag_matches(request.headers, etag):
-            return Response(status_code=304, headers=headers)
-        if packs:
-            headers["Content-Encoding"] = "gzip"
-        return Response(self.packed if packs else self.plain, 200, headers, "application/json")
-
-
-def _assets() -> Path:
-    """The folder of Swagger UI's files, found without importing the package around it."""
+def _assets() -> dict[str, Asset]:
+    """Swagger UI's files that the page loads, found without importing the package around them."""
     spec = importlib.util.find_spec("fastapi_offline")
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError("fastapi-offline is not installed; run `make setup`")
-    return Path(spec.submodule_search_locations[0]) / "static"
+    folder = Path(spec.submodule_search_locations[0]) / "static"
+    return {
+        name: Asset.of((folder / name).read_bytes(), media_type, packs=False)
+        for name, media_type in _ASSETS.items()
+    }
