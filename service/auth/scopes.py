@@ -2,7 +2,8 @@
 
 A route without a rule stops the start (`ScopeTable.build`), so none can be forgotten. Requests are
 matched with the router's own patterns in the router's own order: matching them in any other way
-than they are routed would be a way around the check.
+than they are routed would be a way around the check. What else depends on the path, such as the
+limits of bodies, goes by the template that was found here: parts of a path may be any words.
 """
 
 import re
@@ -10,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from fastapi.routing import iter_route_contexts
+from fastapi.params import Form
+from fastapi.routing import APIRoute, iter_route_contexts
 from starlette.routing import BaseRoute
+from starlette.types import Scope as RequestScope
 
 from contracts.jobs import JobKind
 from contracts.keys import SCOPES, Scope
@@ -112,14 +115,38 @@ def scope_of_job(kind: str) -> Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchedRoute:
+    """The route that a request goes to.
+
+    Attributes:
+        template: Its path with the names of its parameters, e.g. `/v1/models/{name}`.
+        access: The scopes that it needs.
+        takes_json: Whether the framework reads its body, as JSON.
+    """
+
+    template: str
+    access: Access
+    takes_json: bool = False
+
+
+_UNMATCHED = MatchedRoute("", ())
+
+
+def matched_route(scope: RequestScope) -> MatchedRoute:
+    """The route that `Authentication` has found for a request; one without a template if none."""
+    found: MatchedRoute = scope.get("state", {}).get("matched", _UNMATCHED)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
 class _Pattern:
     regex: re.Pattern[str]
     methods: frozenset[str]
-    access: Access
+    route: MatchedRoute
 
 
 class ScopeTable:
-    """The scopes that requests need, by method and path; made by `build`."""
+    """The routes of requests and the scopes they need, by method and path; made by `build`."""
 
     def __init__(self, patterns: Iterable[_Pattern], fixed: Iterable[tuple[str, str]]) -> None:
         self._patterns = tuple(patterns)
@@ -136,20 +163,27 @@ class ScopeTable:
         patterns, fixed = [], []
         for context in iter_route_contexts(list(routes)):
             path = context.path or ""
+            takes_json = _takes_json(context.original_route)
             for method in context.methods or ():
                 access = access_of("GET" if method == "HEAD" else method, path)
-                patterns.append(_Pattern(context.path_regex, frozenset({method}), access))
+                route = MatchedRoute(path, access, takes_json)
+                patterns.append(_Pattern(context.path_regex, frozenset({method}), route))
                 if "{" not in path:
                     fixed.append((method, path))
         return cls(patterns, fixed)
 
-    def required_scopes(self, method: str, path: str) -> Access | None:
-        """The scopes that a request needs; None if no route matches, so nothing may answer it."""
+    def find(self, method: str, path: str) -> MatchedRoute | None:
+        """The route of a request; None if no route matches, so nothing may answer it."""
         known = self._fixed.get((method, path))
         return self._match(method, path) if known is None else known
 
-    def _match(self, method: str, path: str) -> Access | None:
+    def _match(self, method: str, path: str) -> MatchedRoute | None:
         for pattern in self._patterns:
             if method in pattern.methods and pattern.regex.match(path):
-                return pattern.access
+                return pattern.route
         return None
+
+
+def _takes_json(route: object) -> bool:
+    field = route.body_field if isinstance(route, APIRoute) else None
+    return field is not None and not isinstance(field.field_info, Form)

@@ -29,12 +29,14 @@ from contracts.public_paths import PREFIX
 from contracts.queue import redis_keys
 from service.auth.key_cache import KeyCache
 from service.auth.principal import Principal
+from service.auth.scopes import matched_route
 
 MAX_SECONDS = 12 * 3600
 MAX_SESSIONS = 100
 """Sessions of one key; a new one beyond that ends the oldest."""
 CSRF_HEADER = b"x-csrf-token"
 _WAIT_SECONDS = 2.0  # for Redis
+_STREAM = "/v1/jobs/{job_id}/events"
 _RENEW_SECONDS = 15  # a session used again this soon is not written again
 _NAME = "opsin_session"
 # The first one counts; over HTTPS, only the one that was set.
@@ -122,7 +124,7 @@ class Sessions:
         if token is None:
             return None
         # A stream that reconnects by itself is no sign that somebody is there.
-        renews = not scope["path"].endswith("/events")
+        renews = matched_route(scope).template != _STREAM
         principal = await self._principal(token, renews=renews)
         if principal is None:
             raise Unauthorized(_ENDED)

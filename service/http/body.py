@@ -23,7 +23,7 @@ def max_request_bytes(settings: Settings) -> int:
 
 
 def disk_body_limits(settings: Settings) -> dict[str, int]:
-    """The paths whose bodies are written to disk and may be larger, with their limits in bytes."""
+    """The routes whose bodies are written to disk and may be larger, with their limits in bytes."""
     return {"/v1/datasets": settings.max_dataset_upload_bytes + FORM_OVERHEAD}
 
 

@@ -118,7 +118,11 @@ def no_route_response(request: Request) -> JSONResponse:
 
 
 def uses_plain_errors(path: str) -> bool:
-    """Whether the clients of a path expect `{"error": …}`, as the standard protocols do."""
+    """Whether the clients of a path expect `{"error": …}`, as the standard protocols do.
+
+    Args:
+        path: The template of a route, or the path of a request that matches none.
+    """
     if path.startswith("/v1/models/"):
         return any(one.fullmatch(path) for one in (_SERVING_PATH, _SERVING_LABEL))
     return path == "/v2" or path.startswith("/v2/")
@@ -303,7 +307,9 @@ def _response(
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     connection.state.error_code = code
-    if uses_plain_errors(connection.scope["path"]):
+    matched = getattr(connection.state, "matched", None)
+    # By the template where there is one, as an alias may be called `metadata`.
+    if uses_plain_errors(matched.template if matched else connection.scope["path"]):
         return _LenientJSONResponse({"error": detail}, CODES[code].status, dict(headers or {}))
     request_id = getattr(connection.state, "request_id", "")
     body = _body(code, detail, request_id, errors)

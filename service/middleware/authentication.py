@@ -61,7 +61,8 @@ _PROXIED = re.compile(
 class Authentication:
     """Answers 401, 403 or 429 instead of the application where that is due.
 
-    Sets ``request.state.principal``, a `service.auth.principal.Principal`, except for public paths.
+    Sets ``request.state.matched``, a `service.auth.scopes.MatchedRoute`, if a route matches, and
+    ``request.state.principal``, a `service.auth.principal.Principal`, except for public paths.
     Reads `scope_table` and, once the application has started, `services` of the application's
     state.
 
@@ -89,21 +90,23 @@ class Authentication:
             return
         state = scope["app"].state
         scope_table: ScopeTable = state.scope_table
-        access = scope_table.required_scopes(scope["method"], scope["path"])
-        if access == PUBLIC:
+        matched = scope_table.find(scope["method"], scope["path"])
+        if matched is not None:
+            scope["state"]["matched"] = matched
+        if matched is not None and matched.access == PUBLIC:
             await self.app(scope, receive, send)
             return
         try:
             await state.services.changes.require_current()
             principal = await self._authenticate(scope, state.services)
             await _authorize(
-                principal, ANY if access is None else access, state.services.rate_limits
+                principal, ANY if matched is None else matched.access, state.services.rate_limits
             )
         except OpsinError as error:
             response = problem_response(Request(scope), error, headers=_headers(error))
             await response(scope, receive, send)
             return
-        if access is None:  # refused here, whatever the router would find: no rule covers it
+        if matched is None:  # refused here, whatever the router would find: no rule covers it
             await no_route_response(Request(scope))(scope, receive, send)
             return
         scope["state"]["principal"] = principal

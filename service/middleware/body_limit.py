@@ -5,7 +5,8 @@ the same problem response as all other errors.
 
 JSON has a limit of its own. The framework parses it on the event loop, into objects that take many
 times as much memory: what is harmless as a form of images would stop everyone for minutes. Only
-tensors, which are read in another way (`service.protocols.tensor_json`), are JSON and large.
+tensors, which are read in another way (`service.protocols.tensor_json`), are JSON and large. Which
+routes these are is decided by their templates, as a path may name a person `infer`.
 
 The number of its values is limited as well, and that of the parameters in a URL: for each that is
 wrong the framework makes an error, on the event loop, and nobody reads more than a hundred.
@@ -18,6 +19,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import BadRequest, PayloadTooLarge
+from service.auth.scopes import MatchedRoute, matched_route
 from service.http.body import is_json
 from service.http.errors import problem_response
 
@@ -26,16 +28,24 @@ MAX_JSON_VALUES = 1000
 _MANY = 10_000
 # Commas are counted, also those in names: 10,000 groups of "Doe, John" and "over 40, Dublin". Where
 # there may be so many, `contracts.bodies` counts them again before it makes errors.
-_PATH_VALUES = {
+_VALUES = {
     "/v1/faces/calibrations": 4 * _MANY,
     "/v1/faces/policy": _MANY,  # a text of 20,000 characters
     "/v1/faces/subjects": _MANY,  # 16 KiB of metadata, for each of them
+    "/v1/faces/subjects/{subject_id}": _MANY,
     "/v1/sweeps": _MANY,
     "/v1/trainings": _MANY,  # 1,000 classes, and a weight for each
 }
-_SUBJECTS = "/v1/faces/subjects/"
 MAX_PARAMETERS = 100
-_TENSOR_PATHS = (":predict", "/infer")
+_TENSORS = frozenset(
+    {
+        "/v1/models/{model}:predict",
+        "/v1/models/{model}/versions/{version}:predict",
+        "/v1/models/{model}/labels/{label}:predict",
+        "/v2/models/{model}/infer",
+        "/v2/models/{model}/versions/{version}/infer",
+    }
+)
 
 
 class BodyLimit:
@@ -44,7 +54,7 @@ class BodyLimit:
     Args:
         app: The next ASGI application.
         limit: Maximum bytes of a body.
-        path_limits: Larger limits of single paths.
+        path_limits: Larger limits of single routes, by template.
     """
 
     def __init__(
@@ -64,13 +74,14 @@ class BodyLimit:
             return
         # On the raw lower-case bytes, as this runs for every request; the first of each counts.
         headers = dict(reversed(scope["headers"]))
-        is_plain = _is_plain_json(scope["path"], headers.get(b"content-type", b""))
-        limit = self._path_limits.get(scope["path"], self._limit)
+        route = matched_route(scope)
+        is_plain = _is_plain_json(route, headers.get(b"content-type", b""))
+        limit = self._path_limits.get(route.template, self._limit)
         error: Callable[[int], PayloadTooLarge] = _error
         max_values = MAX_JSON_VALUES
         if is_plain:
             limit = min(limit, MAX_JSON_BYTES)
-            max_values = max_values_of(scope["path"])
+            max_values = max_values_of(route.template)
             error = partial(_json_error, max_values=max_values)
         declared = headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
@@ -91,19 +102,21 @@ class BodyLimit:
         await self.app(scope, counted, send)
 
 
-def max_values_of(path: str) -> int:
-    """The most values that JSON sent to a path may have."""
-    return _PATH_VALUES.get(_SUBJECTS[:-1] if path.startswith(_SUBJECTS) else path, MAX_JSON_VALUES)
+def max_values_of(template: str) -> int:
+    """The most values that JSON sent to a route may have."""
+    return _VALUES.get(template, MAX_JSON_VALUES)
 
 
 def _error(limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"A request may have {limit} bytes; send fewer images in it.")
 
 
-def _is_plain_json(path: str, content_type: bytes) -> bool:
-    """Whether a body is JSON and no tensor."""
+def _is_plain_json(route: MatchedRoute, content_type: bytes) -> bool:
+    """Whether a body is JSON and no tensor, or is refused if it is not JSON, once it was read."""
+    if route.template in _TENSORS:
+        return False
     media_type = content_type.decode("latin-1").partition(";")[0].strip().lower()
-    return is_json(media_type) and not path.endswith(_TENSOR_PATHS)
+    return route.takes_json or is_json(media_type)
 
 
 def _json_error(limit: int, *, max_values: int) -> PayloadTooLarge:

@@ -37,7 +37,7 @@ class ContentEncoding:
     Args:
         app: The next ASGI application.
         limit: Maximum bytes of a decompressed body.
-        path_limits: Larger limits of single paths.
+        path_limits: Larger limits of single routes, by template.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from contracts.errors import QueueFull
 from service.auth.principal import quota_key
+from service.auth.scopes import matched_route
 from service.http.errors import problem_response
 
 _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
@@ -25,7 +26,8 @@ class UploadBudget:
     Args:
         app: The next ASGI application.
         budget: Bytes of all bodies together.
-        disk_paths: Paths whose bodies are written to disk as they arrive and take no memory.
+        disk_paths: Routes, by template, whose bodies are written to disk as they arrive and take no
+            memory.
     """
 
     def __init__(self, app: ASGIApp, budget: int, disk_paths: Collection[str] = ()) -> None:
@@ -38,7 +40,7 @@ class UploadBudget:
         if (
             scope["type"] != "http"
             or scope["method"] in _BODYLESS
-            or scope["path"] in self._disk_paths
+            or matched_route(scope).template in self._disk_paths
         ):
             await self.app(scope, receive, send)
             return

@@ -37,7 +37,8 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        defaults = _DOCS if scope["path"].startswith("/docs") else API_HEADERS
+        is_docs = scope["path"] == "/docs" or scope["path"].startswith("/docs/")
+        defaults = _DOCS if is_docs else API_HEADERS
 
         async def add_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

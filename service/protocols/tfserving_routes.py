@@ -65,7 +65,7 @@ _DESCRIBED: dict[int | str, dict[str, Any]] = {
 
 async def _refuse(request: Request) -> Response:
     """TensorFlow Serving's other two methods, which take its `tf.Example`, and KServe's third."""
-    method = request.url.path.rpartition(":")[2]
+    method = request.scope["path"].rpartition(":")[2]
     raise NotFound(
         f"The server does not support :{method}. Send images to :predict, which returns numbers, "
         "or to POST /v1/classify, which returns labels."

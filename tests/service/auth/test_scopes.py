@@ -11,6 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from starlette.routing import Match
 
 from contracts.jobs import PLANNED_KINDS, WORK_QUEUES, JobKind
 from contracts.keys import SCOPES, NewKey, Scope
@@ -26,6 +27,7 @@ from service.auth.scopes import (
     ScopeTable,
     access_of,
 )
+from tests.service.adversarial_paths import adversarial_requests
 from tests.service.conftest import listening
 from tests.service.parts import FakeServices
 from workers.jobs.handlers import KINDS
@@ -234,11 +236,30 @@ def test_paths_are_matched_as_the_router_does() -> None:
     app = create_app(Settings(_env_file=None), FakeServices().open_services)
     table: ScopeTable = app.state.scope_table
     for route in ROUTES:
-        assert table.required_scopes(route.method, route.path) == route.access
-        # The router matches it too, although the check before it refuses such a path.
-        assert table.required_scopes(route.method, route.path + "\n") == route.access
-    assert table.required_scopes("GET", "/nowhere") is None
-    assert table.required_scopes("PUT", "/v1/classify") is None
+        for ending in ("", "\n"):  # the router matches both; the second is refused before
+            found = table.find(route.method, route.path + ending)
+            assert found is not None
+            assert (found.template, found.access) == (route.template, route.access)
+    assert table.find("GET", "/nowhere") is None
+    assert table.find("PUT", "/v1/classify") is None
+
+
+def test_no_word_in_a_path_is_matched_otherwise_than_the_router_does() -> None:
+    app = create_app(Settings(_env_file=None), FakeServices().open_services)
+    table: ScopeTable = app.state.scope_table
+    checked = 0
+    for method, path in adversarial_requests(app):
+        scope = {"type": "http", "method": method, "path": path, "headers": []}
+        routed = (route for route in app.routes if route.matches(scope)[0] is Match.FULL)
+        first = next(routed, None)
+        found = table.find(method, path)
+        if first is None:
+            assert found is None, (method, path)
+            continue
+        assert found is not None, (method, path)
+        assert found.template == first.path, (method, path)  # type: ignore[attr-defined]
+        checked += 1
+    assert checked > 1000
 
 
 def test_a_route_that_is_not_in_the_table_is_not_reached() -> None:

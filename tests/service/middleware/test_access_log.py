@@ -67,7 +67,7 @@ def test_an_unexpected_exception_is_logged_and_not_sent(
     assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/docs", "/nowhere"])
+@pytest.mark.parametrize("path", ["/healthz", "/docs", "/docs/start.js", "/docsx", "/nowhere"])
 def test_every_response_has_security_headers(client: httpx.Client, path: str) -> None:
     headers = client.get(path).headers
     assert headers["X-Content-Type-Options"] == "nosniff"
@@ -77,7 +77,9 @@ def test_every_response_has_security_headers(client: httpx.Client, path: str) ->
     assert headers["Referrer-Policy"] == "no-referrer"
     assert headers["Cross-Origin-Opener-Policy"] == "same-origin"
     assert "geolocation=()" in headers["Permissions-Policy"]
-    assert headers.get("Cache-Control") == (None if path.startswith("/docs") else "no-store")
+    assert headers.get("Cache-Control") == (
+        None if path in {"/docs", "/docs/start.js"} else "no-store"
+    )
     assert "Server" not in headers
 
 

@@ -104,6 +104,15 @@ def test_metadata_of_unknown_models_is_refused(client: httpx.Client, path: str) 
     assert answer.json().keys() == {"error"}
 
 
+def test_an_alias_with_a_word_of_the_protocol_has_the_errors_of_opsin(
+    client: httpx.Client,
+) -> None:
+    for path in ("/v1/models/nobody/aliases/metadata", "/v1/models/nobody/aliases/champion"):
+        answer = client.delete(path)
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert client.get("/v1/models/metadata").json()["code"] == "model_not_found"
+
+
 def test_model_detail_has_version_status(client: httpx.Client) -> None:
     model = client.get("/v1/models/squeezenet").json()
     assert model["name"] == "squeezenet"
