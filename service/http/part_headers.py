@@ -1,8 +1,11 @@
 """The headers of a form's parts, in the spellings that clients use.
 
-RFC 7578 wants `filename` in UTF-8. Older clients send `filename*` (RFC 5987), encoded words (RFC
+RFC 7578 wants `filename` in UTF-8. Older clients send `filename*` (RFC 8187), encoded words (RFC
 2047) or Latin-1, and browsers write a quote as `%22`. A file name is only displayed, so a wrong
 guess does no harm; the name of a field is never guessed.
+
+The client names the character set. Python has codecs that take quadratic time (punycode, idna), and
+remembers every name that it was asked for, so only a few are known here.
 """
 
 import re
@@ -15,11 +18,24 @@ from python_multipart.multipart import parse_options_header
 _EXTENDED = re.compile(
     rb"(?i);\s*filename\*\s*=\s*\"?([\w.:-]{1,40})'[\w-]{0,20}'([^\s;\"]*)"  # charset'language'text
 )
+_CHARSETS = {
+    **dict.fromkeys(("utf-8", "utf8"), "utf-8"),
+    **dict.fromkeys(("us-ascii", "ascii"), "ascii"),
+    **dict.fromkeys(("iso-8859-1", "iso8859-1", "latin-1", "latin1"), "latin-1"),
+    **dict.fromkeys(("iso-8859-15", "latin-9"), "iso8859-15"),
+    **dict.fromkeys(("windows-1252", "cp1252"), "cp1252"),
+    **dict.fromkeys(("windows-1251", "cp1251"), "cp1251"),
+    **dict.fromkeys(("gb2312", "gbk", "gb18030"), "gb18030"),
+    "shift_jis": "cp932",
+}
+_MAX_SEMICOLONS = 64  # for each that is in quotes the parser counts all quotes before it
 _ENCODED_WORDS = re.compile(r"(?:=\?[\w.:-]{1,40}\?[bBqQ]\?[^?]*\?=\s*)+")
 
 
 def options_of(disposition: bytes) -> dict[bytes, bytes]:
-    """The parameters of a Content-Disposition header."""
+    """The parameters of a Content-Disposition header; none if they are far too many."""
+    if disposition.count(b";") > _MAX_SEMICOLONS:
+        return {}
     return parse_options_header(disposition)[1]
 
 
@@ -59,7 +75,8 @@ def _without_encoded_words(name: str) -> str:
 
 
 def _decoded(data: bytes, charset: str) -> str | None:
+    known = _CHARSETS.get(charset.lower())
     try:
-        return data.decode(charset)
-    except (LookupError, ValueError):  # unknown to Python, or not in that charset
+        return None if known is None else data.decode(known)
+    except ValueError:  # not in that charset
         return None

@@ -10,6 +10,8 @@ import codecs
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from functools import lru_cache
 
 from contracts.errors import InvalidArchive, ValidationFailed
@@ -166,11 +168,8 @@ def checked_encoding(name: str) -> str:
     Raises:
         ValidationFailed: There is no such encoding.
     """
-    try:
-        found = codecs.lookup(name.strip()).name
-    except (LookupError, ValueError):
-        found = ""
-    if found not in _known():
+    found = _known().get(_spelling(name.strip()))
+    if found is None:
         raise ValidationFailed(
             f"'name_encoding' is not the encoding of file names. Use one of "
             f"{', '.join((UTF_8, *_EAST_ASIAN, *_LATIN, *_WORDS))}."
@@ -179,8 +178,19 @@ def checked_encoding(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _known() -> frozenset[str]:
-    return frozenset(codecs.lookup(name).name for name in (*_CANDIDATES, *_OTHERS))
+def _known() -> dict[str, str]:
+    """The canonical names by every spelling that Python has; it remembers what it is asked for."""
+    names = (*_CANDIDATES, *_OTHERS, "latin-1")
+    found = {_spelling(name): codecs.lookup(name).name for name in names}
+    found |= {_spelling(name): name for name in found.values()}
+    for alias, target in aliases.items():
+        if (name := found.get(_spelling(target))) is not None:
+            found[_spelling(alias)] = name
+    return found
+
+
+def _spelling(name: str) -> str:
+    return normalize_encoding(name).lower()
 
 
 def decode_names(raw: Collection[bytes], encoding: str | None) -> Decoded:

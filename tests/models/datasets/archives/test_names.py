@@ -1,5 +1,6 @@
 """File names in the encodings that programs store without saying so."""
 
+import encodings
 import io
 import struct
 import tarfile
@@ -131,10 +132,13 @@ def test_the_client_names_the_encoding(store: DatasetStore, tmp_path: Path) -> N
     assert "guessed_names" not in codes(listing)
     with pytest.raises(InvalidArchive, match="not in the encoding shift_jis"):
         made(store, tmp_path, raw_zip(images(["a\xff"], "latin-1"), extra={}), "shift_jis")
-    assert checked_encoding("Shift-JIS") == "shift_jis"
+    for sent, found in (("Shift-JIS", "shift_jis"), (" Latin1", "iso8859-1"), ("KOI8-R", "koi8-r")):
+        assert checked_encoding(sent) == found
+    remembered = len(encodings._cache)  # type: ignore[attr-defined]
     for unknown in ("rot13", "idna", "nonesuch", "", "unicode_escape"):
         with pytest.raises(ValidationFailed, match="name_encoding"):
             checked_encoding(unknown)
+    assert len(encodings._cache) == remembered  # type: ignore[attr-defined]
 
 
 def test_the_unicode_path_counts_while_it_belongs_to_the_name(
