@@ -292,10 +292,12 @@ def _with(noted: tuple[Threshold, ...], found: Threshold | None) -> tuple[Thresh
 def _comparable(noted: tuple[Threshold, ...], restored: Threshold | None) -> Threshold | None:
     """The newest that can be compared with the restored one, or else the newest."""
     embedder = restored.embedder if restored is not None else None
-    for one in reversed(noted):
+    # Restores of earlier releases have noted the default one, which nobody has decided.
+    decided = [one for one in reversed(noted) if one.source != "default"]
+    for one in decided:
         if embedder is None or one.embedder in {embedder, None}:
             return one
-    return noted[-1] if noted else None
+    return decided[0] if decided else None
 
 
 def _unless_older(noted: Setting | None, restored: Setting | None) -> Setting | None:

@@ -169,7 +169,7 @@ def _tighten(settings: Settings, engine: Engine, noted: Restrictions, console: C
     if tightened.settings:
         warn(
             console,
-            "What was set for faces is stricter than in the backup, and stays: "
+            "What was set for faces is stricter than in the backup or not set there, and stays: "
             f"{', '.join(tightened.settings)}.",
         )
     if tightened.frames:

@@ -1,7 +1,8 @@
 """The policy, the threshold and stored frames, none of which a restored backup may loosen.
 
-Of the policy and the threshold, the stricter value holds, field by field. A subject whose frames
-were no longer to be stored keeps none.
+Of the policy and the threshold, the stricter value holds, field by field, of databases where they
+were set; what was set also replaces the defaults of a database where nobody has decided. A subject
+whose frames were no longer to be stored keeps none.
 """
 
 import json
@@ -14,7 +15,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from contracts.faces.consent import Policy
-from contracts.faces.subjects import DEFAULT_THRESHOLD, Threshold
+from contracts.faces.subjects import Threshold
 from database.audit import COMMAND, record
 from database.engine import batches
 from database.faces import face_policy, face_threshold
@@ -48,7 +49,7 @@ def face_settings(session: Session) -> dict[str, Any]:
     """
     return {
         "policy": _setting(session, face_policy.KEY, Policy),
-        "threshold": _setting(session, face_threshold.KEY, Threshold),
+        "threshold": _threshold(session),
     }
 
 
@@ -57,15 +58,24 @@ def _setting(session: Session, key: str, kind: type[Setting]) -> Setting | None:
     return None if row is None else kind.model_validate(row.value)
 
 
+def _threshold(session: Session) -> Threshold | None:
+    """The threshold that was set; restores of earlier releases have stored the default one."""
+    found = _setting(session, face_threshold.KEY, Threshold)
+    return None if found is None or found.source == "default" else found
+
+
 def tighten_policy(session: Session, other: Policy, now: datetime) -> list[str]:
     """Let the policy be at least as strict as another; returns the fields that changed."""
-    present = _setting(session, face_policy.KEY, Policy) or Policy()
+    decided = _setting(session, face_policy.KEY, Policy)
+    present = decided or Policy()
+    failures = other.max_failures
     days = [days for days in (present.retention_days, other.retention_days) if days is not None]
     strict: dict[str, Any] = {
         "consent_required": present.consent_required or other.consent_required,
         "device_key_required": present.device_key_required or other.device_key_required,
         "liveness_required": present.liveness_required or other.liveness_required,
-        "max_failures": min(present.max_failures, other.max_failures),
+        # The other defaults are the laxest values, this one is the strictest.
+        "max_failures": failures if decided is None else min(failures, decided.max_failures),
         "retention_days": min(days, default=None),
     }
     if strict["retention_days"] != present.retention_days:
@@ -85,26 +95,28 @@ def tighten_policy(session: Session, other: Policy, now: datetime) -> list[str]:
 def tighten_threshold(session: Session, other: Threshold, now: datetime) -> list[str] | None:
     """Let the threshold be at least as strict as another: a higher similarity, a larger margin.
 
+    Where none was set, the other one is.
+
     Returns:
         The fields that changed; None if the two are of different embedders, whose similarities
         cannot be compared: then nothing has changed.
     """
-    present = _setting(session, face_threshold.KEY, Threshold) or DEFAULT_THRESHOLD
-    if None not in {present.embedder, other.embedder} and present.embedder != other.embedder:
+    present = _threshold(session)
+    if present is None:
+        changed, strict = ["similarity", "margin"], other.model_copy(update={"updated_at": now})
+    elif None not in {present.embedder, other.embedder} and present.embedder != other.embedder:
         return None
-    strict = other if other.similarity > present.similarity else present
-    margin = max(present.margin, other.margin)
-    strict = strict.model_copy(update={"margin": margin, "updated_at": now})
-    changed = [
-        f"{name} {getattr(strict, name):g}"
-        for name in ("similarity", "margin")
-        if getattr(strict, name) != getattr(present, name)
-    ]
+    else:
+        strict = other if other.similarity > present.similarity else present
+        margin = max(present.margin, other.margin)
+        strict = strict.model_copy(update={"margin": margin, "updated_at": now})
+        names = ("similarity", "margin")
+        changed = [name for name in names if getattr(strict, name) != getattr(present, name)]
     if changed:
         _set(session, face_threshold.KEY, strict, now)
-        subject = f"{strict.similarity:g}, margin {margin:g} ({strict.source})"
+        subject = f"{strict.similarity:g}, margin {strict.margin:g} ({strict.source})"
         record(session, COMMAND, "face_threshold_set", subject, now)
-    return changed
+    return [f"{name} {getattr(strict, name):g}" for name in changed]
 
 
 def _set(session: Session, key: str, value: Policy | Threshold, now: datetime) -> None:

@@ -125,7 +125,8 @@ def test_a_backup_that_is_as_strict_is_restored_as_it_is(
 
 
 THRESHOLDS = [
-    (None, (0.96, 0.0, NET), (0.96, DEFAULT_THRESHOLD.margin, NET)),
+    (None, (0.96, 0.0, NET), (0.96, 0.0, NET)),
+    (None, (0.9, 0.05, NET), (0.9, 0.05, NET)),
     ((0.95, 0.02, NET), (0.96, 0.03, NET), (0.96, 0.03, NET)),
     ((0.96, 0.02, NET), (0.95, 0.03, NET), (0.96, 0.03, NET)),
     ((0.96, 0.03, NET), (0.95, 0.02, NET), (0.96, 0.03, NET)),
@@ -136,7 +137,7 @@ THRESHOLDS = [
 
 @pytest.mark.parametrize(
     ("settings", "before", "since", "expected"),
-    with_both(THRESHOLDS, on_postgresql=[THRESHOLDS[0], THRESHOLDS[2], THRESHOLDS[5]]),
+    with_both(THRESHOLDS, on_postgresql=[THRESHOLDS[0], THRESHOLDS[3], THRESHOLDS[6]]),
     indirect=["settings"],
 )
 def test_the_stricter_threshold_stays_if_both_are_of_one_embedder(
@@ -260,6 +261,48 @@ def test_a_wrong_backup_of_another_embedder_does_not_loosen_the_threshold(
         with opened(settings) as faces:
             found = faces.threshold.get()
         assert (found.similarity, found.embedder) == (0.97, OTHER)
+
+
+def test_no_default_of_a_wrong_backup_is_taken_for_a_decision(
+    settings: Settings, tmp_path: Path
+) -> None:
+    """Here the defaults are stricter than what was set, but nobody has decided them."""
+    wrong, right = tmp_path / "1.tar", tmp_path / "2.tar"
+    write_backup(settings, wrong, secrets=True)
+    decided = Threshold(similarity=0.9, margin=0.05, embedder=NET)
+    with opened(settings) as faces:
+        faces.threshold.set(decided)
+    set_policy(settings, NewPolicy(liveness_required=True, max_failures=30))
+    write_backup(settings, right, secrets=True)
+    for backup in (wrong, right):
+        restore_backup(settings, backup, force=True)
+        with opened(settings) as faces:
+            found = faces.threshold.get()
+        assert found.model_copy(update={"updated_at": None}) == decided
+        assert policy_of(settings) == NewPolicy(liveness_required=True, max_failures=30)
+        engine = open_engine(settings.database)
+        lines = Audit(engine, now).list(action="face_threshold_set").items
+        engine.dispose()
+        restored = ["0.9, margin 0.05 (manual)"] if backup == wrong else []
+        assert [line.subject for line in lines] == restored
+
+
+def test_a_default_that_an_earlier_release_has_stored_is_none(
+    settings: Settings, out: Path
+) -> None:
+    with opened(settings) as faces:
+        faces.threshold.set(Threshold(similarity=0.9, embedder=NET))
+    write_backup(settings, out, secrets=True)
+    with opened(settings) as faces:
+        faces.threshold.set(DEFAULT_THRESHOLD)
+    restore_backup(settings, out, force=True)
+    with opened(settings) as faces:
+        assert faces.threshold.get().similarity == 0.9
+    newer = DEFAULT_THRESHOLD.model_copy(update={"updated_at": now()})
+    noted = (Threshold(similarity=0.9, embedder=NET), newer)
+    engine = open_engine(settings.database)
+    assert TakenBack(thresholds=noted).applying_to(engine, []).threshold is None
+    engine.dispose()
 
 
 def set_threshold(settings: Settings, similarity: float, embedder: str) -> None:
