@@ -16,6 +16,7 @@ one fails with 500, or if an expression takes more than linear time.
 import argparse
 import http.client
 import os
+import re
 import signal
 import socket
 import sys
@@ -180,13 +181,14 @@ class Client:
 def measure(client: Client, operation: Operation, payloads: Iterable[Payload]) -> Iterator[Cost]:
     """The costs of those payloads that look expensive."""
     plain = client.least_cost(operation, _PLAIN, 5)[1]
-    last: Payload | None = None
+    last = repeated = None
     for payload in payloads:
         status, ms = client.cost(operation, payload, settle=False)
         if ms - plain > _SUSPICIOUS_MS or status in _FAULTS:
             # What a process does after a response is counted with the next request.
             for one in (last, payload):
-                if one is not None:
+                if one is not None and one != repeated:
+                    repeated = one
                     status, ms = client.least_cost(operation, one, _REPEATS)
                     size = 0 if one.body is None else len(one.body)
                     yield Cost(operation, client.name, one.name, status, ms - plain, size)
@@ -207,12 +209,12 @@ def _payloads(
             yield payload
 
 
-def all_operations(app: FastAPI, values: dict[str, str]) -> list[Operation]:
+def all_operations(app: FastAPI, existing: dict[str, str]) -> list[Operation]:
     """What the application answers, and for each path what it refuses.
 
     Args:
         app: The application.
-        values: Parameters of paths.
+        existing: Paths by their templates.
     """
     hidden = [
         (method, route.path)
@@ -220,13 +222,13 @@ def all_operations(app: FastAPI, values: dict[str, str]) -> list[Operation]:
         if isinstance(route, Route)
         for method in sorted(route.methods or {"GET"})
     ]
-    hidden.append(("GET", "/docs/assets/a.js"))
-    found = operations(app.openapi(), hidden, values)
+    hidden.append(("GET", "/docs/assets/swagger-ui.css"))
+    found = operations(app.openapi(), hidden, existing)
     paths = {operation.template: operation.path for operation in found}
-    existing = {(operation.method, operation.template) for operation in found}
+    accepted = {(operation.method, operation.template) for operation in found}
     for template, path in [*paths.items(), ("/v1/none", "/v1/none"), ("/none", "/none")]:
         for method in ("OPTIONS", "HEAD", "PATCH", "NONE"):
-            if (method, template) not in existing:
+            if (method, template) not in accepted:
                 found.append(Operation(method, path, template, kind=(method,), is_refused=True))
     return found
 
@@ -250,13 +252,33 @@ def table(costs: Iterable[Cost]) -> Table:
     return result
 
 
-def _create_objects(client: httpx.Client) -> dict[str, str]:
-    """A subject, a dataset and a job, for the paths that name one."""
-    subject = client.post("/v1/faces/subjects", json={"name": "a"})
-    dataset = client.post("/v1/datasets", json={"name": "a"})
-    job = client.post("/v1/filters", json={"layer": "conv1"})
-    answers = {"subject_id": subject, "dataset_id": dataset, "job_id": job}
-    return {name: a.json()["id"] for name, a in answers.items() if a.is_success}
+def _create_objects(client: httpx.Client, image: Path) -> dict[str, str]:
+    """A subject, a dataset and a job; what names them and files, by templates and parameters."""
+    subject = client.post("/v1/faces/subjects", json={"name": "a"}).json()["id"]
+    dataset = client.post("/v1/datasets", json={"name": "a"}).json()["id"]
+    folder = f"/v1/datasets/{dataset}"
+    client.post(
+        f"{folder}/images",
+        params={"label": "a"},
+        content=image.read_bytes(),
+        headers={"Content-Type": "image/png"},
+    ).raise_for_status()
+    file = client.get(f"{folder}/files").json()["items"][0]["id"]
+    job = client.post("/v1/filters", json={"layer": "conv1"}).json()
+    until = time.monotonic() + _TIMEOUT_SECONDS
+    while not job["artifacts"] and time.monotonic() < until:
+        time.sleep(0.5)
+        job = client.get(f"/v1/jobs/{job['id']}").json()
+    asset = re.search(r'_console/[^/"]+/[^"]+\.js', client.get("/").text)
+    return {
+        "{subject_id}": subject,
+        "{dataset_id}": dataset,
+        "{file_id}": file,
+        "{job_id}": job["id"],
+        "/v1/jobs/{job_id}/artifacts/{name}": job["artifacts"][0]["url"],
+        "/_console/{digest}/{path:path}": f"/{asset[0]}" if asset else "/_console/a/a.js",
+        "/_console/samples/{name}": f"/_console/samples/{image.name}",
+    }
 
 
 def run(fetched: Path, only: str, *, everything: bool) -> Iterator[Cost]:
@@ -268,9 +290,9 @@ def run(fetched: Path, only: str, *, everything: bool) -> Iterator[Cost]:
         ) as deployment,
         httpx.Client(base_url=deployment.url, timeout=60) as http_client,
     ):
-        values = _create_objects(http_client)
+        existing = _create_objects(http_client, fetched / "samples" / "cat.png")
         made = http_client.post("/v1/keys", json={"name": "costs", "scopes": list(SCOPES)})
-        found = all_operations(create_app(Settings(_env_file=None), open_services), values)
+        found = all_operations(create_app(Settings(_env_file=None), open_services), existing)
         pid = deployment.wait_for("api").pid
         for key in (made.json()["key"], ""):
             client = Client(deployment.port, pid, key)
@@ -295,11 +317,13 @@ def main() -> int:
     for pattern in patterns:
         console.print(pattern, markup=False)
     costs = []
-    for cost in run(fetched, arguments.only, everything=arguments.all):
-        costs.append(cost)
-        if cost.is_finding:
-            console.print(cost.line(), markup=False)
-    console.print(table(costs))
+    try:
+        for cost in run(fetched, arguments.only, everything=arguments.all):
+            costs.append(cost)
+            if cost.is_finding:
+                console.print(cost.line(), markup=False)
+    finally:
+        console.print(table(costs))
     return 1 if patterns or any(cost.is_finding for cost in costs) else 0
 
 

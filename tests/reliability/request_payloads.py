@@ -347,22 +347,25 @@ def _form(name: str, body: str) -> Payload:
 
 
 def operations(
-    document: Mapping[str, Any], hidden: Iterable[tuple[str, str]], values: Mapping[str, str]
+    document: Mapping[str, Any], hidden: Iterable[tuple[str, str]], existing: Mapping[str, str]
 ) -> list[Operation]:
     """The operations of an OpenAPI document, and those that it does not list.
 
     Args:
         document: The document.
         hidden: Methods and paths that it may lack.
-        values: Parameters of paths, instead of the document's examples, for methods that only read.
+        existing: Paths by their templates, and values by parameters such as `{job_id}`, instead of
+            the document's examples, for all methods but DELETE.
     """
     found = {}
     for path, item in document["paths"].items():
         for method, described in item.items():
             if method in {"get", "post", "put", "patch", "delete"}:
-                found[method.upper(), path] = _operation(document, method, path, described, values)
+                found[method.upper(), path] = _operation(
+                    document, method, path, described, existing
+                )
     for method, path in hidden:
-        plain = path.replace("{path:path}", "a.js")
+        plain = existing.get(path, path)
         for name in ("model", "name", "version", "label", "region", "digest"):
             plain = plain.replace(f"{{{name}}}", "a")
         found.setdefault(
@@ -376,15 +379,14 @@ def _operation(
     method: str,
     path: str,
     described: Mapping[str, Any],
-    values: Mapping[str, str],
+    existing: Mapping[str, str],
 ) -> Operation:
-    sent, parameters = path, [_resolved(document, p) for p in described.get("parameters", ())]
-    for parameter in parameters:
+    existing = {} if method == "delete" else existing
+    sent = existing.get(path, path)
+    for parameter in (_resolved(document, one) for one in described.get("parameters", ())):
         if parameter["in"] == "path":
-            name, example = parameter["name"], _example(parameter)
-            if method != "delete":
-                example = values.get(name, example)
-            sent = sent.replace(f"{{{name}}}", str(example))
+            name = f"{{{parameter['name']}}}"
+            sent = sent.replace(name, existing.get(name) or str(_example(parameter)))
     contents = described.get("requestBody", {}).get("content", {})
     answers = described["responses"].get("200", {}).get("content", {})
     chosen = next((t for t in ("multipart/form-data", "application/json") if t in contents), "")
