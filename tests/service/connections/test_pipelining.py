@@ -187,7 +187,7 @@ def slices(connection: Connection) -> list[int]:
     return lengths
 
 
-@pytest.mark.parametrize("body", [b"1\r\na\r\n" * 20_000, b"\r\n" * 30_000], ids=["body", "lines"])
+@pytest.mark.parametrize("body", [b"1\r\na\r\n" * 20_000, b"\r\n" * 7_500], ids=["body", "lines"])
 def test_tiny_parts_of_one_request_leave_others_their_turn(body: bytes) -> None:
     async def use(connection: Connection) -> None:
         lengths = slices(connection)
@@ -196,7 +196,7 @@ def test_tiny_parts_of_one_request_leave_others_their_turn(body: bytes) -> None:
         at_once = sum(lengths)
         for _ in range(1000):
             await asyncio.sleep(0)
-        assert at_once < 16_000
+        assert at_once < min(16_000, len(body) * 2 / 3)
         assert sum(lengths) == len(start + body)
 
     run(use)

@@ -42,7 +42,7 @@ def test_an_unknown_job_is_404(client: httpx.Client, method: str, tail: str) -> 
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")
 
 
-@pytest.mark.parametrize("job_id", ["x" * 65, "x" * 4000, "job_%F0%9F%98%80"])
+@pytest.mark.parametrize("job_id", ["x" * 65, "x" * 2000, "job_%F0%9F%98%80"])
 def test_a_malformed_id_is_404(client: httpx.Client, job_id: str) -> None:
     answer = client.get(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["code"]) == (404, "job_not_found")

@@ -85,7 +85,7 @@ def test_every_response_has_security_headers(client: httpx.Client, path: str) ->
 
 def test_a_long_path_is_cut(client: httpx.Client) -> None:
     with structlog.testing.capture_logs() as lines:
-        client.get("/" + "a" * 20_000)
+        client.get("/" + "a" * 2_000)
         line = logged(lines)
     assert line["path"] == "/" + "a" * 255 + "…"
 
