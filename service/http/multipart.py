@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 FORM_TYPE = "multipart/form-data"
+_MAX_TYPE_LENGTH = 1024  # of the whole form; a boundary has 70 characters at most (RFC 2046, 5.1.1)
 _MAX_HEADERS = 16  # of one part
 _MAX_HEADER_BYTES = 4096
 _WRITE_BYTES = 1024 * 1024  # buffered before they are written to a file
@@ -212,6 +213,8 @@ class MultipartReader:
         self._encoding = b""
         self._charsets = 0
         self._ended = False
+        if len(content_type) > _MAX_TYPE_LENGTH:
+            raise BadRequest(_MALFORMED)
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         if not boundary:
             raise BadRequest(_MALFORMED)
