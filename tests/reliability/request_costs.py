@@ -40,7 +40,7 @@ from contracts.settings import Settings
 from service.app import create_app
 from service.lifespan import open_services
 from tests.flow.installation import ROOT
-from tests.reliability.deployment import Deployment, started
+from tests.reliability.deployment import MODEL, Deployment, started
 from tests.reliability.pattern_costs import slow_patterns
 from tests.reliability.request_payloads import Operation, Payload, heads, operations
 
@@ -54,7 +54,9 @@ _TIMEOUT_SECONDS = 60.0
 # Of the heads, one in so many is sent to an operation if another of its kind got all of them.
 _STRIDE = 40
 _REFUSED_STRIDE = 200
+_FILE_HEADERS = ("Accept-", "If-", "Range")  # which every route that answers with a file reads
 _ROWS = 30
+_MODELS = f"{MODEL},face_embedder"
 _PLAIN = Payload("plain")
 _FAULTS = frozenset({500, 501})
 
@@ -205,7 +207,8 @@ def _payloads(
     is_first = has_key and all(other.kind != operation.kind for other in found[:number])
     stride = _REFUSED_STRIDE if operation.is_refused else _STRIDE
     for count, payload in enumerate(heads()):
-        if everything or is_first or count % stride == number % stride:
+        is_read = operation.is_file and payload.name.startswith(_FILE_HEADERS)
+        if everything or is_first or is_read or count % stride == number % stride:
             yield payload
 
 
@@ -224,13 +227,18 @@ def all_operations(app: FastAPI, existing: dict[str, str]) -> list[Operation]:
     ]
     hidden.append(("GET", "/docs/assets/swagger-ui.css"))
     found = operations(app.openapi(), hidden, existing)
-    paths = {operation.template: operation.path for operation in found}
+    found.sort(key=_deletes)  # last, as they may succeed
+    paths = {operation.template: operation.path for operation in reversed(found)}
     accepted = {(operation.method, operation.template) for operation in found}
     for template, path in [*paths.items(), ("/v1/none", "/v1/none"), ("/none", "/none")]:
         for method in ("OPTIONS", "HEAD", "PATCH", "NONE"):
             if (method, template) not in accepted:
                 found.append(Operation(method, path, template, kind=(method,), is_refused=True))
-    return found
+    return sorted(found, key=_deletes)
+
+
+def _deletes(operation: Operation) -> bool:
+    return operation.method == "DELETE"
 
 
 def table(costs: Iterable[Cost]) -> Table:
@@ -286,7 +294,7 @@ def run(fetched: Path, only: str, *, everything: bool) -> Iterator[Cost]:
     with (
         tempfile.TemporaryDirectory(prefix="opsin-costs-") as folder,
         started(
-            Deployment(Path(folder), fetched, {"OPSIN_LOG_LEVEL": "info"}, store=fetched / "store")
+            Deployment(Path(folder), fetched, {"OPSIN_MODELS": _MODELS}, store=fetched / "store")
         ) as deployment,
         httpx.Client(base_url=deployment.url, timeout=60) as http_client,
     ):

@@ -19,6 +19,7 @@ _ROOM = 512  # for the rest of a head
 HEAD_BYTES = MAX_HEAD_BYTES - _ROOM
 _PATH_BYTES = MAX_PATH_BYTES - 200
 _HEADERS = MAX_HEADERS - 8
+_PART_HEADER_BYTES = 4096 - 150
 _FIELD_BYTES = 100_000  # for one field of a body
 _FORM_BYTES = 1024 * 1024
 _BOUNDARY = "b0undary"
@@ -155,6 +156,7 @@ class Operation:
         example: A valid JSON body.
         kind: Operations of one kind read their heads alike, for the most part.
         is_refused: Whether the path has no such method.
+        is_file: Whether it answers with something else than JSON.
     """
 
     method: str
@@ -166,6 +168,7 @@ class Operation:
     example: Mapping[str, Any] = field(default_factory=dict)
     kind: tuple[Any, ...] = ()
     is_refused: bool = False
+    is_file: bool = False
 
     def bodies(self) -> Iterator[Payload]:
         """Its bodies."""
@@ -298,7 +301,7 @@ def _forms(fields: Iterable[str]) -> Iterator[Payload]:
     name = names[0]
     head = disposition.format(name)
     for filling in _FILLINGS:
-        long = _filled(filling, HEAD_BYTES // 2)
+        long = _filled(filling, _PART_HEADER_BYTES)
         for place in _PART_PLACES:
             part = _part(f"{head}{place}{long}!")
             yield _form(f"part {place.strip()!r}{filling!r}…", part + end)
@@ -316,7 +319,7 @@ def _forms(fields: Iterable[str]) -> Iterator[Payload]:
         "nope",
     )
     for codec, filling in itertools.product(codecs, ("a", "%41", "-", "%e9", "+", "~{")):
-        long = _filled(filling, HEAD_BYTES // 2)
+        long = _filled(filling, _PART_HEADER_BYTES)
         part = _part(f"{head}; filename*={codec}''{long}")
         yield _form(f"filename*={codec}''{filling}…", part * 20 + end)
         word = _part(f'{head}; filename="=?{codec}?q?{long}?="')
@@ -368,9 +371,9 @@ def operations(
         plain = existing.get(path, path)
         for name in ("model", "name", "version", "label", "region", "digest"):
             plain = plain.replace(f"{{{name}}}", "a")
-        found.setdefault(
-            (method, path), Operation(method, plain, path, kind=(method, path.count("/")))
-        )
+        is_file = method == "GET" and not path.startswith("/v")
+        operation = Operation(method, plain, path, kind=("",), is_file=is_file)
+        found.setdefault((method, path), operation)
     return list(found.values())
 
 
@@ -390,9 +393,10 @@ def _operation(
     contents = described.get("requestBody", {}).get("content", {})
     answers = described["responses"].get("200", {}).get("content", {})
     chosen = next((t for t in ("multipart/form-data", "application/json") if t in contents), "")
-    kind = (chosen, tuple(answers)[:1] == ("application/json",))
+    is_file = method == "get" and tuple(answers)[:1] != ("application/json",)
+    kind = (chosen, is_file)
     if not chosen:
-        return Operation(method.upper(), sent, path, kind=kind)
+        return Operation(method.upper(), sent, path, kind=kind, is_file=is_file)
     schema = _resolved(document, contents[chosen].get("schema", {}))
     fields = tuple(schema.get("properties", {}))
     if chosen == "application/json":
