@@ -107,7 +107,7 @@ class JobQueue:
         self._settings = settings
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
-        self._accepting: set[asyncio.Task[CreatedJob]] = set()
+        self._accepting: set[asyncio.Task[Any]] = set()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
         self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
         self._purges = PeriodicTask(
@@ -347,6 +347,13 @@ class JobQueue:
             log.warning("job_input_left", job=job_id)  # it expires
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
+        """Send the task, even if the caller's time is over meanwhile: the job is accepted."""
+        task = asyncio.create_task(self._send_task(job_id, queue, network))
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        await asyncio.shield(task)
+
+    async def _send_task(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task. The periodic check sends it again if this fails.
 
         While no worker listens, notifications do not pile up: the unread ones are for this job too.

@@ -6,10 +6,11 @@ A Celery task wakes a worker for each turn of a queue; the images travel through
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import structlog
 from celery import Celery
@@ -40,6 +41,9 @@ from service.queue.turns import ALTERNATING, Turns, slice_size
 from service.queue.workers import WorkerRegistry
 
 log = structlog.get_logger()
+T = TypeVar("T")
+
+_MAX_PUSHING = 128  # that go on although their requests have ended
 
 
 class BatchTaskSender:
@@ -116,6 +120,7 @@ class Dispatcher:
         self._workers = workers
         self._turns = Turns()
         self._abandoning: set[asyncio.Task[None]] = set()
+        self._pushing: set[asyncio.Task[Any]] = set()
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """Refuse early: a request for a full queue need not be read or decoded.
@@ -240,7 +245,8 @@ class Dispatcher:
         }
         try:
             async with asyncio.timeout_at(_loop_time(deadline)):
-                answers = await self._push_together(pushes, deadline - time.monotonic())
+                seconds = deadline - time.monotonic()
+                answers = await self._completed(self._push_together(pushes, seconds))
         except TimeoutError:
             raise self._too_late(pushes[0].queue) from None
         waiting = [one for queue in futures.keys() - answers.keys() for one in futures[queue]]
@@ -325,7 +331,8 @@ class Dispatcher:
         """
         futures = [self._replies.expect(item, queue) for item in items]
         async with asyncio.timeout_at(_loop_time(deadline)):
-            await self._push(queue, items, deadline - time.monotonic(), admitted=admitted)
+            seconds = deadline - time.monotonic()
+            await self._completed(self._push(queue, items, seconds, admitted=admitted))
         # Outside the timeout, because redis-py may swallow one that ends during the push; see
         # `PeriodicTask`.
         if (await asyncio.wait(futures, timeout=deadline - time.monotonic()))[1]:
@@ -360,6 +367,24 @@ class Dispatcher:
             note=note,
             origin=origin,
         )
+
+    async def _completed(self, pushing: Coroutine[Any, Any, T]) -> T:
+        """Await what must not end halfway: the push that marks a queue has to send its task.
+
+        A client that hangs up, or a deadline, ends only the waiting for it. Otherwise nobody would
+        be told of the queue until the mark expires. If many are left over, Redis is silent, and
+        they end as well, as each holds its images.
+        """
+        task = asyncio.create_task(pushing)
+        self._pushing.add(task)
+        task.add_done_callback(self._pushing.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if len(self._pushing) > _MAX_PUSHING:
+                self._pushing.discard(task)
+                task.cancel()
+            raise
 
     async def _push(
         self, queue: QueueName, items: Sequence[Item], seconds: float, *, admitted: bool

@@ -25,6 +25,7 @@ from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.queue.shared_pixels import SharedPixels
 from models.store.store import Store
 from service.inference.fair_pool import CALLER, Caller
+from service.queue import dispatcher
 from service.queue.admission import Admission, QueueLimits
 from service.queue.client import QueueClient
 from service.queue.dispatcher import BatchTaskSender, Dispatcher
@@ -45,8 +46,10 @@ class RecordedTasks:
 
     queues: list[QueueName] = field(default_factory=list)
     groups: list[QueueGroup | None] = field(default_factory=list)
+    busy_seconds: float = 0.0
 
     async def send(self, queue: QueueName, group: QueueGroup | None = None) -> None:
+        await asyncio.sleep(self.busy_seconds)
         self.queues.append(queue)
         self.groups.append(group)
 
@@ -141,6 +144,55 @@ def test_item_of_a_cancelled_request_is_dropped(
         await until(lambda: api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*"))
         assert WorkerQueues(worker_client, "w1").take(QUEUE, 4) == []
         assert not api.replies.pending
+
+    run(valkey, use)
+
+
+@pytest.mark.parametrize("ends", ["hangs up", "is late"])
+@pytest.mark.parametrize("waits_for", ["Redis", "the publisher"])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_request_that_ends_while_it_pushes_sends_its_task(
+    valkey: RealValkey, worker_client: redis.Redis, ends: str, waits_for: str, *, together: bool
+) -> None:
+    """It has marked the queue as scheduled, so that nobody else sends one."""
+
+    async def use(api: Api) -> None:
+        tasks = cast(RecordedTasks, api.dispatcher._tasks)
+        assert await api.queues.depth(QUEUE) == 0  # so that there is a connection
+        if waits_for == "Redis":
+            worker_client.client_pause(500)
+        else:
+            tasks.busy_seconds = 0.5
+        deadline = time.monotonic() + (60 if ends == "hangs up" else 0.2)
+        asked = (
+            api.dispatcher.run_together([(QUEUE, [IMAGE])], deadline=deadline)
+            if together
+            else api.dispatcher.run(QUEUE, [IMAGE], deadline=deadline)
+        )
+        request = asyncio.create_task(asked)
+        await asyncio.sleep(0.2)
+        if ends == "hangs up":
+            request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        assert tasks.queues == []
+        await until(lambda: asyncio.sleep(0, tasks.queues == [QUEUE]))
+
+    run(valkey, use)
+
+
+def test_pushes_that_are_left_over_are_few(
+    valkey: RealValkey, worker_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_MAX_PUSHING", 2)
+
+    async def use(api: Api) -> None:
+        assert await api.queues.depth(QUEUE) == 0
+        worker_client.client_pause(2000)
+        requests = [api.request(0.2) for _ in range(6)]
+        await asyncio.gather(*requests, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert len(api.dispatcher._pushing) == 2
+        worker_client.client_unpause()
 
     run(valkey, use)
 
