@@ -4,6 +4,7 @@ r"""What commands print: results to stdout, everything else to stderr, colors on
 `cli.tables`. A file name that is not UTF-8 is printed with its odd bytes as `\xe9`.
 """
 
+import errno
 import json
 import os
 import re
@@ -56,6 +57,21 @@ class Output(Console):
         )
 
 
+class Notes(Output):
+    """A console for what is not a command's result: on a full disk it is lost, and no more.
+
+    `opsin up` often writes to the disk of its home, and must outlive the moment when that is full.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As Rich's."""
+        try:
+            super().print(*objects, **options)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+
+
 @contextmanager
 def as_command_error() -> Iterator[None]:
     """Turn a domain error into the command's one line.
@@ -76,7 +92,7 @@ def answers() -> Console:
 
 def notes() -> Console:
     """For progress and warnings, which `--quiet` suppresses."""
-    return Output(stderr=True, soft_wrap=True, highlight=False, quiet=quiet.get())
+    return Notes(stderr=True, soft_wrap=True, highlight=False, quiet=quiet.get())
 
 
 def errors() -> Console:

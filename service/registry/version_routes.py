@@ -197,7 +197,7 @@ async def download_version(
     deadline: DeadlineDep,
     services: ServicesDep,
 ) -> Response:
-    """The download takes uint8 images and does its own preprocessing.
+    """All formats but Keras's two take uint8 images and do their own preprocessing.
 
     `If-None-Match` with the `ETag` of an earlier response saves a download, `Range` resumes one.
 

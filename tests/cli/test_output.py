@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import io
 import json
@@ -14,6 +15,7 @@ from cli.output import (
     CommandError,
     Output,
     answers,
+    notes,
     print_json,
     print_path,
     warn,
@@ -127,3 +129,15 @@ def test_a_pipe_and_a_link_are_written_and_not_replaced(tmp_path: Path) -> None:
     assert target.read_bytes() == b"content"
     with pytest.raises(CommandError, match="exists already"), written_file(link, replace=False):
         pass
+
+
+def test_a_note_that_a_full_disk_does_not_take_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr("sys.stderr", full)
+        for _ in range(2):
+            notes().print("The worker has ended and is started again.")
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            full.close()
