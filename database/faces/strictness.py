@@ -1,7 +1,7 @@
 """The policy, the threshold and stored frames, none of which a restored backup may loosen.
 
 Of the policy and the threshold, the stricter value holds, field by field, of databases where they
-were set; what was set also replaces the defaults of a database where nobody has decided. A subject
+were set; what was set also replaces the defaults of a database in which nothing was. A subject
 whose frames were no longer to be stored keeps none.
 """
 

@@ -49,7 +49,7 @@ from service.http.addresses import network_of, trusted_hosts
 
 CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 * 1024
-"""Nobody needs more, and what a head costs may grow faster than its length."""
+"""No client needs more, and the cost of a head can grow faster than its length."""
 MAX_HEADERS = 128
 MAX_PATH_BYTES = 2048
 MAX_UNREAD_BYTES = 512 * 1024 * 1024

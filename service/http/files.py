@@ -127,7 +127,7 @@ def _streamed(
 ) -> Response:
     """The chunks, whose file is closed at the end, also when the client has gone.
 
-    The next garbage collection may be far away, and would be the first to see that nobody reads on.
+    Otherwise it would stay open until the next garbage collection, which may be far away.
     """
     body = _after_the_dropped(chunks) if late else chunks
     end = BackgroundTasks([] if close is None else [close])

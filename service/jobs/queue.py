@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import structlog
 from celery import Celery
@@ -48,6 +48,7 @@ from service.periodic import PeriodicTask
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 _CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
@@ -278,14 +279,18 @@ class JobQueue:
         If the caller's time is over, that goes on without it: otherwise the input would stay.
         """
         is_gone = Event()
-        task = asyncio.create_task(_accepted(store, create, discard, is_gone))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
         try:
-            return await asyncio.shield(task)
+            return await self._completed(_accepted(store, create, discard, is_gone))
         except asyncio.CancelledError:
             is_gone.set()
             raise
+
+    async def _completed(self, accepting: Coroutine[Any, Any, T]) -> T:
+        """Await what goes on to its end if the caller's time is over; `stop` waits for it."""
+        task = asyncio.create_task(accepting)
+        self._accepting.add(task)
+        task.add_done_callback(self._accepting.discard)
+        return await asyncio.shield(task)
 
     def _create(
         self,
@@ -348,10 +353,7 @@ class JobQueue:
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task, even if the caller's time is over meanwhile: the job is accepted."""
-        task = asyncio.create_task(self._send_task(job_id, queue, network))
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
-        await asyncio.shield(task)
+        await self._completed(self._send_task(job_id, queue, network))
 
     async def _send_task(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task. The periodic check sends it again if this fails.

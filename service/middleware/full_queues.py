@@ -135,7 +135,7 @@ class FullQueues:
 
         Where all processors compute, each one that comes alone takes one away from a worker and
         finds its caches full of the worker's data: it costs three times as much. The event loop
-        stands still meanwhile, which nobody notices whose image waits in a full queue.
+        stops meanwhile, for a moment that is short beside the wait in a full queue.
         """
         if self._refused < _CROWD:
             sleep(_GATHER_SECONDS)

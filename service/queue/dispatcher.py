@@ -371,9 +371,9 @@ class Dispatcher:
     async def _completed(self, pushing: Coroutine[Any, Any, T]) -> T:
         """Await what must not end halfway: the push that marks a queue has to send its task.
 
-        A client that hangs up, or a deadline, ends only the waiting for it. Otherwise nobody would
-        be told of the queue until the mark expires. If many are left over, Redis is silent, and
-        they end as well, as each holds its images.
+        A client that hangs up, or a deadline, ends only the wait. Otherwise no worker would learn
+        of the queue until the mark expires. If many pushes are left over, Redis is silent; then
+        they are cancelled as well, as each holds its images.
         """
         task = asyncio.create_task(pushing)
         self._pushing.add(task)
