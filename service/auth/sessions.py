@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 from starlette.types import Scope
 
 from contracts.errors import Forbidden, Unauthorized, Unavailable
@@ -30,6 +29,7 @@ from contracts.queue import redis_keys
 from service.auth.key_cache import KeyCache
 from service.auth.principal import Principal
 from service.auth.scopes import matched_route
+from service.queue.client import redis_required
 
 MAX_SECONDS = 12 * 3600
 MAX_SESSIONS = 100
@@ -45,6 +45,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_PAGES = frozenset({b"same-origin", b"none"})
 _ENDED = "The session has ended. Sign in again."
+_SILENT = "Sessions cannot be read, as Redis does not answer. Retry soon."
 _UNPROTECTED = (
     "With a session cookie, a request that changes something needs the header X-CSRF-Token with "
     "the `csrf_token` of `GET /v1/session`. Programs send a key instead."
@@ -91,10 +92,8 @@ class Sessions:
         session = Session(secrets.token_urlsafe(32), principal)
         value = {"key": principal.id, "proof": proof, "created": time.time()}
         listed = redis_keys.sessions_of(principal.id)
-        try:
+        with redis_required(_SILENT):
             await self._store(session, json.dumps(value), listed)
-        except (RedisError, OSError) as error:
-            raise _unavailable() from error
         return session
 
     async def _store(self, session: Session, value: str, listed: str) -> None:
@@ -145,11 +144,9 @@ class Sessions:
 
     async def _principal(self, token: str, *, renews: bool) -> Principal | None:
         """Whom a token belongs to, if it is valid; its idle time begins anew."""
-        try:
+        with redis_required(_SILENT):
             async with asyncio.timeout(_WAIT_SECONDS):
                 key_id = await self._key_of(redis_keys.session(_stored(token)), renews)
-        except (RedisError, OSError) as error:
-            raise _unavailable() from error
         return None if key_id is None else self._key_cache.current(key_id)
 
     async def _key_of(self, name: str, renews: bool) -> str | None:
@@ -176,12 +173,10 @@ class Sessions:
             Unavailable: Redis does not answer.
         """
         stored = _stored(session.token)
-        try:
+        with redis_required(_SILENT):
             async with asyncio.timeout(_WAIT_SECONDS):
                 await self._redis.delete(redis_keys.session(stored))
                 await self._redis.zrem(redis_keys.sessions_of(session.principal.id), stored)
-        except (RedisError, OSError) as error:
-            raise _unavailable() from error
 
 
 def session_cookie(scope: Scope, token: str | None) -> str:
@@ -226,9 +221,3 @@ def _stored(token: str) -> str:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _unavailable() -> Unavailable:
-    return Unavailable(
-        "Sessions cannot be read, as Redis does not answer. Retry soon.", retry_after=2
-    )

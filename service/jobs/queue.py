@@ -27,7 +27,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.errors import DeadlineExceeded, JobNotFound, OpsinError, Unavailable
+from contracts.errors import DeadlineExceeded, JobNotFound, OpsinError
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.keys import Scope
@@ -45,6 +45,7 @@ from models.store.store import Store
 from service.auth.job_scopes import scopes_of_request
 from service.jobs.disk_room import require_job_room
 from service.periodic import PeriodicTask
+from service.queue.client import redis_unavailable
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
@@ -338,7 +339,7 @@ class JobQueue:
             await pipe.execute()
         except (RedisError, OSError) as error:
             await run_in_threadpool(self._files.remove, job_id)
-            raise Unavailable("The queue does not answer. Retry soon.", retry_after=2) from error
+            raise redis_unavailable(error) from error
 
     async def _discard_all(self, job_id: str) -> None:
         """Remove what was stored for a job that was not created."""
