@@ -19,7 +19,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import structlog
 from celery import Celery
@@ -43,13 +43,13 @@ from models.catalog import queue_of
 from models.faces.provenance import require_named
 from models.store.store import Store
 from service.auth.job_scopes import scopes_of_request
+from service.detached import DetachedTasks
 from service.jobs.disk_room import require_job_room
 from service.periodic import PeriodicTask
 from service.queue.client import redis_unavailable
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
 _CHECK_SECONDS = 5.0
 _STALE_SECONDS = 30.0
@@ -109,7 +109,7 @@ class JobQueue:
         self._settings = settings
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
-        self._accepting: set[asyncio.Task[Any]] = set()
+        self._accepting = DetachedTasks()
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="job-publish")
         self._checks = PeriodicTask("job-watch", self.check, seconds=_CHECK_SECONDS)
         self._purges = PeriodicTask(
@@ -128,7 +128,7 @@ class JobQueue:
         await self._checks.stop()
         await self._purges.stop()
         await self._sweeps.stop()
-        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await self._accepting.ended()
         self._publisher.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
@@ -281,17 +281,10 @@ class JobQueue:
         """
         is_gone = Event()
         try:
-            return await self._completed(_accepted(store, create, discard, is_gone))
+            return await self._accepting.completed(_accepted(store, create, discard, is_gone))
         except asyncio.CancelledError:
             is_gone.set()
             raise
-
-    async def _completed(self, accepting: Coroutine[Any, Any, T]) -> T:
-        """Await what goes on to its end if the caller's time is over; `stop` waits for it."""
-        task = asyncio.create_task(accepting)
-        self._accepting.add(task)
-        task.add_done_callback(self._accepting.discard)
-        return await asyncio.shield(task)
 
     def _create(
         self,
@@ -354,7 +347,7 @@ class JobQueue:
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task, even if the caller's time is over meanwhile: the job is accepted."""
-        await self._completed(self._send_task(job_id, queue, network))
+        await self._accepting.completed(self._send_task(job_id, queue, network))
 
     async def _send_task(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task. The periodic check sends it again if this fails.

@@ -32,6 +32,7 @@ from contracts.tracing.attributes import attributes_of
 from contracts.tracing.origin import NO_ORIGIN, Origin, current_origin
 from contracts.tracing.spans import current_span, span
 from models.catalog import queue_of
+from service.detached import DetachedTasks
 from service.inference.fair_pool import CALLER
 from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
@@ -119,8 +120,8 @@ class Dispatcher:
         self._admission = admission
         self._workers = workers
         self._turns = Turns()
-        self._abandoning: set[asyncio.Task[None]] = set()
-        self._pushing: set[asyncio.Task[Any]] = set()
+        self._abandoning = DetachedTasks()
+        self._pushing = DetachedTasks()
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """Refuse early: a request for a full queue need not be read or decoded.
@@ -375,15 +376,12 @@ class Dispatcher:
         of the queue until the mark expires. If many pushes are left over, Redis is silent; then
         they are cancelled as well, as each holds its images.
         """
-        task = asyncio.create_task(pushing)
-        self._pushing.add(task)
-        task.add_done_callback(self._pushing.discard)
+        task = self._pushing.start(pushing)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if len(self._pushing) > _MAX_PUSHING:
-                self._pushing.discard(task)
-                task.cancel()
+                self._pushing.cancel(task)
             raise
 
     async def _push(
@@ -420,9 +418,7 @@ class Dispatcher:
             self._replies.forget(item_id)
         if unanswered:
             # Not awaited: a Redis that has gone silent would delay the answer past its deadline.
-            task = asyncio.create_task(self._abandon(unanswered, max(seconds, 1)))
-            self._abandoning.add(task)
-            task.add_done_callback(self._abandoning.discard)
+            self._abandoning.start(self._abandon(unanswered, max(seconds, 1)))
 
     async def _abandon(self, ids: Sequence[bytes], seconds: float) -> None:
         try:

@@ -16,17 +16,17 @@ unknown devices at one address have few for one subject, so that no burst disabl
 import asyncio
 import json
 import secrets
-from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, cast
 
 from redis.asyncio import Redis
 
 from contracts.durations import in_words
 from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys, scripts
+from service.detached import DetachedTasks
 from service.queue.client import redis_required
 
 MAX_FAILURES = 5
@@ -43,8 +43,6 @@ _NEVER = 1 << 31
 _ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 _LOCKS_SECONDS = 24 * 3600  # for which earlier locks make the next one longer
 _KNOWN_DEVICES = 16
-
-T = TypeVar("T")
 
 Outcome = Literal["matched", "failed", "unusable", "neither"]
 
@@ -134,7 +132,7 @@ class Lockout:
         self._address_failures = address_failures
         self._begin = client.register_script(scripts.BEGIN_ATTEMPT)
         self._end = client.register_script(scripts.END_ATTEMPT)
-        self._running: set[asyncio.Task[Any]] = set()
+        self._running = DetachedTasks()
 
     async def begin(self, subject_id: str, caller: Caller, *, signed: bool = False) -> Attempt:
         """Reserve a place among the permitted attempts.
@@ -154,11 +152,13 @@ class Lockout:
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
         enforced = tuple(party for party in parties if party.is_enforced)
         limits = json.dumps([asdict(party.limit) for party in enforced])
-        reserving = self._task(self._require(enforced, [attempt.id, _ATTEMPT_SECONDS, limits]))
+        reserving = self._running.start(
+            self._require(enforced, [attempt.id, _ATTEMPT_SECONDS, limits])
+        )
         try:
             await asyncio.shield(reserving)
         except (asyncio.CancelledError, Unavailable):  # Redis may have reserved it all the same
-            self._task(self._give_back(attempt, reserving))
+            self._running.start(self._give_back(attempt, reserving))
             raise
         return attempt
 
@@ -209,7 +209,7 @@ class Lockout:
         Raises:
             Unavailable: Redis does not answer.
         """
-        return await asyncio.shield(self._task(self._ended(attempt, outcome)))
+        return await self._running.completed(self._ended(attempt, outcome))
 
     async def _ended(self, attempt: Attempt, outcome: Outcome) -> bool:
         limits = [
@@ -232,13 +232,6 @@ class Lockout:
             with suppress(Unavailable):
                 await reserving
             await self._ended(attempt, "neither")
-
-    def _task(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """A task that goes on if nobody waits for it any more."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
 
     async def forget(self, subject_id: str) -> None:
         """Delete the counts of an erased subject and prevent new ones.
