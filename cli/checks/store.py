@@ -98,7 +98,15 @@ def _classifies(model_store: Store, model: str) -> bool:
 
 def _model(model_store: Store, model: str, *, deep: bool) -> Iterator[Check]:
     name, versions = f"store {model}", model_store.versions(model)
-    faults = {version: _faults(model_store, model, version, deep=deep) for version in versions}
+    manifests = model_store.manifests(model, of_erased=True)
+    refused = [one.version for one in manifests if model_store.refuses(one)]
+    if refused:
+        numbers = ", ".join(map(str, refused))
+        detail = f"version {numbers} is refused: it was trained on people who were erased"
+        help_ = "The service deletes it within minutes; its log says why if it does not."
+        yield Check(name, "warn", detail, help_)
+    checked = [version for version in versions if version not in refused]
+    faults = {version: _faults(model_store, model, version, deep=deep) for version in checked}
     damaged = {version: texts for version, texts in faults.items() if texts}
     for version, texts in damaged.items():
         more = f" and {len(texts) - 1} more" if len(texts) > 1 else ""
@@ -122,7 +130,7 @@ def _model(model_store: Store, model: str, *, deep: bool) -> Iterator[Check]:
         )
         help_ = f"`opsin models promote {model} VERSION` with one of: {versions}."
         yield Check(name, "fail", detail, help_)
-    if not (damaged or quarantined or dangling):
+    if not (refused or damaged or quarantined or dangling):
         count = "1 version" if len(versions) == 1 else f"{len(versions)} versions"
         yield Check(name, "ok", f"{count}, {', '.join(aliases) or 'no alias'}")
 

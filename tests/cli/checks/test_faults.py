@@ -21,7 +21,9 @@ from cli.checks import Check
 from cli.checks.environment import busy, gpu
 from cli.checks.packages import packages, pins_of
 from cli.startup import migrate
+from contracts.faces.erased_ids import FILE
 from contracts.faces.subjects import NewSubject
+from contracts.inference.manifest import Provenance
 from contracts.queue import redis_keys
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
@@ -32,6 +34,7 @@ from database.migrations import newest
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.running import ROOT
+from tests.models.drafts import DRAFT, write_files
 from tests.ports import free_port
 from tests.tables import make_tables
 from tests.valkey import RealValkey
@@ -209,6 +212,20 @@ def test_a_damaged_version(settings: Settings) -> None:
     store.verify("pets", 1)
     states = [c.state for c in looks.store(settings, deep=False) if c.name == "store pets"]
     assert states == ["warn", "fail"], "in quarantine, and its alias stands on nothing"
+
+
+def test_a_version_that_was_trained_on_an_erased_person(settings: Settings) -> None:
+    subject, store = "sub_0123456789abcdefghij", Store(settings.store_home)
+    with store.staging() as folder:
+        write_files(folder)
+        origin = Provenance(spec={"subjects": [subject]})
+        store.publish("door", folder, DRAFT.model_copy(update={"provenance": origin}))
+    assert found(looks.store(settings, deep=True), "store door").state == "ok"
+    (settings.home / FILE).write_text(f"{subject}\n")
+    check = found(looks.store(settings, deep=True), "store door")
+    assert check.state == "warn"
+    assert "erased" in check.detail
+    assert "damaged" not in check.detail
 
 
 def test_a_champion_that_is_gone(settings: Settings) -> None:
