@@ -15,9 +15,9 @@ from cli.output import CommandError, errors, print_error, written_file
 from cli.running_home import running_services
 from cli.settings import address, is_own, key_headers, reachable
 from cli.streams import shown
-from contracts.durations import in_words
 from contracts.problem import Problem
 from contracts.settings import RELEASE, Settings
+from contracts.wording import in_words
 
 SPARE_SECONDS = 5.0
 _MAX_PAGES = 500

@@ -9,11 +9,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from contracts.errors import NeedsOperator
+from contracts.errors import Conflict, NeedsOperator
 from contracts.inference.manifest import CHAMPION
 from models.store.manifest import write_atomically
 
 ALIASES = "aliases.json"
+
+MAX_ALIASES = 32
+"""Of one model: responses about the model, and heartbeats of workers, name all of them."""
 
 _MOST_FORMER = 100
 
@@ -53,6 +56,17 @@ class Aliases(BaseModel):
         write_atomically(folder / ALIASES, self.model_dump_json(indent=2))
 
     def with_alias(self, alias: str, version: int) -> "Aliases":
+        """The aliases, one of which points to `version`.
+
+        Raises:
+            Conflict: It would be a new one other than the champion, and there are too many.
+        """
+        is_new = alias not in self.aliases and alias != CHAMPION
+        if is_new and len(self.aliases) >= MAX_ALIASES:
+            raise Conflict(
+                f"The model has {len(self.aliases)} aliases, and may have {MAX_ALIASES}. "
+                "Delete one first."
+            )
         return self._changed(self.aliases | {alias: version})
 
     def without_alias(self, alias: str) -> "Aliases":

@@ -30,6 +30,7 @@ from contracts.errors import (
 from contracts.faces.erased_ids import ErasedIds
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
+from contracts.wording import few
 from models.locks import LOCK_SECONDS, locked
 from models.store.aliases import ALIASES, Aliases, DamagedAliasesError
 from models.store.hardlinks import link_tree
@@ -316,6 +317,7 @@ class Store:
             ModelNotFound: There is no such model.
             VersionNotFound: It has no such version.
             ValidationFailed: `alias` is not a valid name.
+            Conflict: The model has too many aliases for a new one.
             LockHeldError: Another change of the model took longer than `timeout` seconds.
         """
         _checked(ALIAS_NAME, alias, "An alias")
@@ -465,9 +467,9 @@ class Store:
                 f"Version {name} of '{model}' was found damaged and is in quarantine; "
                 "use another version or publish it again."
             )
-        known = ", ".join(str(number) for number in self.versions(model)) or "none"
+        known = few(str(number) for number in self.versions(model))
         try:
-            aliases = ", ".join(self.aliases(model)) or "none"
+            aliases = few(self.aliases(model))
         except DamagedAliasesError:
             aliases = "unknown"
         return VersionNotFound(

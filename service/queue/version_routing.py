@@ -22,6 +22,7 @@ from contracts.inference.manifest import CHAMPION, Manifest
 from contracts.inference.registry import ModelInfo
 from contracts.queue.heartbeat import HeldModel, ModelState, WorkerBeat
 from contracts.suggestions import similar
+from contracts.wording import few
 from models.catalog import CATALOG
 from models.store.snapshot import ModelVersions, ServedVersion, StoreSnapshot
 
@@ -206,8 +207,7 @@ class VersionRouter:
             )
         if not known.versions and version == CHAMPION:
             return None  # there are no versions at all yet, which is another error
-        versions = ", ".join(map(str, known.versions)) or "none"
-        aliases = ", ".join(known.aliases) or "none"
+        versions, aliases = few(map(str, known.versions)), few(known.aliases)
         return VersionNotFound(
             f"'{name}' has no version '{version[:_MAX_QUOTED]}'. "
             f"Versions: {versions}; aliases: {aliases}."
@@ -298,9 +298,10 @@ def find_version(model: ModelInfo, version: str | None) -> int:
     for number in model.versions:
         if str(number) == requested or model.aliases.get(requested) == number:
             return number
-    known = ", ".join([*map(str, model.versions), *model.aliases])
+    versions, aliases = few(map(str, model.versions)), few(model.aliases)
     raise VersionNotFound(
-        f"'{model.name}' has no version '{requested[:_MAX_QUOTED]}'. It has: {known}."
+        f"'{model.name}' has no version '{requested[:_MAX_QUOTED]}'. "
+        f"Versions: {versions}; aliases: {aliases}."
     )
 
 

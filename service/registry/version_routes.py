@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from contracts.errors import VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
 from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
+from contracts.wording import few
 from models.faces.provenance import without_subjects
 from models.store.derived import DERIVED_FORMATS
 from models.store.downloads import DownloadFormat, download
@@ -71,6 +72,7 @@ class DownloadQuery(BaseModel):
         },
         **_MISSING,
         **_BUSY,
+        **problem_responses("conflict"),
     },
 )
 async def set_alias(
@@ -87,7 +89,7 @@ async def set_alias(
     The response comes when the workers have loaded and warmed up that version and every API process
     knows it, so that it answers the next request, or when the deadline is near. No request fails
     meanwhile. Repeating the request changes nothing. If the alias points to a version that
-    recognizes people, the key also needs the scope `faces`.
+    recognizes people, the key also needs the scope `faces`. A model may have 32 aliases.
     """
     await run_in_threadpool(_require_scope, request, services.store, name, body.version)
     require = partial(_require_scope_of_holder, request, services.store, name)
@@ -118,8 +120,7 @@ async def delete_alias(
     """The version stays in the store; workers unload it when no other alias points to it."""
     aliases = await run_in_threadpool(services.store.aliases, name)
     if alias not in aliases:
-        known = ", ".join(aliases) or "none"
-        raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {known}.")
+        raise VersionNotFound(f"'{name}' has no alias '{alias}'. Aliases: {few(aliases)}.")
     require = partial(_require_scope_of_holder, request, services.store, name)
     await services.lock_waiting.run(
         name, partial(services.store.drop_alias, check=require), name, alias

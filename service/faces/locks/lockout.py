@@ -23,9 +23,9 @@ from typing import Literal, cast
 
 from redis.asyncio import Redis
 
-from contracts.durations import in_words
 from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys, scripts
+from contracts.wording import in_words
 from service.detached import DetachedTasks
 from service.queue.client import redis_required
 

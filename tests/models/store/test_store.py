@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from contracts.errors import (
+    Conflict,
     ModelNotFound,
     NeedsOperator,
     Unavailable,
@@ -21,6 +22,7 @@ from contracts.errors import (
     VersionInUse,
     VersionNotFound,
 )
+from models.store.aliases import MAX_ALIASES
 from models.store.manifest import find_problems
 from models.store.store import Store
 from tests.models.drafts import DRAFT, FILES, write_files
@@ -268,6 +270,22 @@ def test_damaged_aliases_are_called_so_and_cost_no_version(store: Store, tmp_pat
         store.resolve("pets", 9)
     assert publish(store) == 3
     assert aliases.read_text() == '{"aliases": {', "for whoever mends it"
+
+
+def test_a_model_has_few_aliases(store: Store) -> None:
+    """Each response about a model names all of them."""
+    publish(store), publish(store)
+    for number in range(MAX_ALIASES):
+        store.promote("pets", 1, f"alias-{number}")
+    with pytest.raises(Conflict, match="Delete one first"):
+        store.promote("pets", 1, "another")
+    store.promote("pets", 2, "alias-0")
+    store.promote("pets", 2)
+    store.drop_alias("pets", "champion")
+    store.drop_alias("pets", "alias-1")
+    store.promote("pets", 1, "another")
+    with pytest.raises(VersionNotFound, match=f"and {MAX_ALIASES - 10} more"):
+        store.resolve("pets", 9)
 
 
 def test_a_number_in_quarantine_is_not_given_again(store: Store, tmp_path: Path) -> None:
