@@ -16,8 +16,10 @@ from prometheus_client.metrics_core import (
 from contracts.metrics.registry import SEPARATOR, Values, all_labels, field_of
 from contracts.metrics.table import FAMILIES, PREFIX, Family
 
+OPENMETRICS = "application/openmetrics-text"
+
 # A range such as */* leaves the choice to us.
-_MEDIA_TYPES = {"application/openmetrics-text", "text/plain"}
+_MEDIA_TYPES = {OPENMETRICS, "text/plain"}
 
 IsServed = Callable[[str, str], bool]
 """Whether a version is served, or a model exists (its version is empty): its series are shown."""
@@ -34,6 +36,13 @@ class Merged:
     """The series of all processes together; `add` takes them one snapshot after the other."""
 
     values: Values = field(default_factory=dict)
+
+    def add_all(self, snapshots: Sequence[Mapping[str, Any]], retained: Values) -> None:
+        """Add the snapshots of all live processes, and what those that ended have left."""
+        self.add_values(retained)
+        for snapshot in snapshots:
+            self.add(snapshot)
+        self.set("metrics_processes", len(snapshots))
 
     def add(self, snapshot: Mapping[str, Any]) -> None:
         """Add the snapshot of a live process."""
@@ -74,8 +83,14 @@ class Merged:
         return [_metric(family, by_name.get(name, ())) for name, family in FAMILIES.items()]
 
 
+def media_type_of(accept: str) -> str:
+    """OpenMetrics if a header `Accept` prefers it, in a version that is known here; or text."""
+    is_openmetrics = choose_encoder(_preferred(accept))[1].startswith(OPENMETRICS)
+    return OPENMETRICS if is_openmetrics else "text/plain"
+
+
 def exposition(metrics: Sequence[Metric], accept: str) -> tuple[bytes, str]:
-    """The metrics as text, or as OpenMetrics if `accept` prefers it; and the media type."""
+    """The metrics in the format that `accept` prefers, and the media type."""
 
     class _Collected:
         def collect(self) -> Iterable[Metric]:
@@ -83,7 +98,7 @@ def exposition(metrics: Sequence[Metric], accept: str) -> tuple[bytes, str]:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collected())
-    encode, media_type = choose_encoder(_preferred(accept))
+    encode, media_type = choose_encoder(media_type_of(accept))
     return encode(registry), media_type
 
 

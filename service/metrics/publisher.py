@@ -14,7 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.metrics.exposition import IsServed, Merged
+from contracts.metrics.exposition import IsServed
 from contracts.metrics.publishing import (
     FOLD,
     FOLD_ARGS,
@@ -75,20 +75,17 @@ class MetricsService:
         except (RedisError, OSError) as error:
             log.warning("metrics_not_sent", error=type(error).__name__)
 
-    async def merged(self) -> Merged:
-        """The metrics of all processes; while Redis does not answer, what this one is using."""
-        snapshots, retained = [self._snapshots.own_series()], Values()
+    async def read(self) -> tuple[list[dict[str, Any]], Values]:
+        """The snapshots of all processes, and what those that ended have left, for `Merged`.
+
+        While Redis does not answer, what this one is using.
+        """
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                snapshots, retained = await self._read()
+                return await self._read()
         except (RedisError, OSError) as error:
             log.debug("metrics_not_read", error=type(error).__name__)
-        merged = Merged()
-        merged.add_values(retained)
-        for snapshot in snapshots:
-            merged.add(snapshot)
-        merged.set("metrics_processes", len(snapshots))
-        return merged
+            return [self._snapshots.own_series()], Values()
 
     async def drop_unserved(self, is_served: IsServed) -> None:
         """Forget the series of versions and models that have been gone for a minute, everywhere.

@@ -1,5 +1,6 @@
 """`/v2`: the Open Inference Protocol, for clients of Triton and KServe."""
 
+from functools import partial
 from typing import Annotated, Any
 
 import pydantic
@@ -8,9 +9,10 @@ from fastapi import APIRouter, Header, Request, Response
 from contracts.errors import PayloadTooLarge, Unavailable, ValidationFailed
 from contracts.settings import RELEASE
 from service.dependencies import ServicesDep
-from service.http.body import read_body
+from service.http.body import JSON_TYPE, read_body
 from service.http.deadlines import DeadlineDep
 from service.http.errors import problem_responses
+from service.http.parts import ResponseInParts
 from service.http.path_params import ModelRefDep, versioned
 from service.inference.tensors import TensorInference
 from service.openapi import examples
@@ -27,11 +29,14 @@ from service.protocols.oip_schemas import (
     ServerReady,
 )
 from service.queue.version_routing import find_model, find_version
+from service.queue.workers import WorkerRegistry
+from service.shared_reads import SHARE
 from service.system.readiness import readiness_of
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
 _MAX_INDEX_BYTES = 4096
+_STATES = pydantic.TypeAdapter(list[ModelState])
 _BINARY = "application/octet-stream"
 _NOT_FOUND = problem_responses(
     "model_not_found", "version_not_found", "validation_error", "model_not_ready", plain=True
@@ -250,6 +255,7 @@ async def infer(
     "/repository/index",
     operation_id="oip_repository_index",
     summary="List all models and their versions",
+    response_model=list[ModelState],
     openapi_extra={
         "requestBody": {
             "content": {
@@ -265,12 +271,18 @@ async def infer(
         **problem_responses("bad_request", "payload_too_large", "validation_error", plain=True),
     },
 )
-async def list_repository(request: Request, services: ServicesDep) -> list[ModelState]:
+async def list_repository(request: Request, services: ServicesDep) -> Response:
     """Every version and whether it is ready; with `ready`, only those that are."""
     only_ready = await _only_ready(request)
-    workers = services.workers
+    name, make = f"repository, {only_ready=}", partial(_repository, services.workers, only_ready)
+    content = await services.shared_reads.run(name, make, share=SHARE)
+    return ResponseInParts(content, media_type=JSON_TYPE)
+
+
+def _repository(workers: WorkerRegistry, only_ready: bool) -> bytes:
     states = [state for info in workers.models() for state in repository_states(workers, info)]
-    return [state for state in states if state.state == "READY" or not only_ready]
+    shown = [state for state in states if state.state == "READY" or not only_ready]
+    return _STATES.dump_json(shown)
 
 
 async def _only_ready(request: Request) -> bool:

@@ -46,6 +46,9 @@ class VersionRouter:
     store: StoreSnapshot
     workers: tuple[WorkerBeat, ...]
     _held: dict[str, list[HeldModel]] = field(init=False, repr=False, compare=False)
+    _infos: dict[str, ModelInfo] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         """Sort what the workers report by model, since workers may hold hundreds of them."""
@@ -135,7 +138,13 @@ class VersionRouter:
         return False
 
     def model_info(self, name: str) -> ModelInfo:
-        """One model with its present state."""
+        """One model with its state at that moment; do not change it, it is made once."""
+        info = self._infos.get(name)
+        if info is None:
+            info = self._infos[name] = self._model_info(name)
+        return info
+
+    def _model_info(self, name: str) -> ModelInfo:
         row, known = CATALOG.get(name), self.store.get(name)
         answering = self._answering(name)
         state, reason = self._state(name, answering)
@@ -308,5 +317,5 @@ def find_version(model: ModelInfo, version: str | None) -> int:
 def _unknown_model(name: str, known: Iterable[str]) -> ModelNotFound:
     names, quoted = list(known), name[:_MAX_QUOTED]
     return ModelNotFound(
-        f"There is no model '{quoted}'.{similar(quoted, names)} Known: {', '.join(names)}."
+        f"There is no model '{quoted}'.{similar(quoted, names)} Known: {few(names)}."
     )

@@ -4,31 +4,50 @@ Every API process reports the same, so a scrape of any of them is enough.
 """
 
 from collections import Counter
+from functools import partial
 
 import structlog
 
-from contracts.metrics.exposition import IsServed, Merged, exposition
+from contracts.inference.registry import Readiness
+from contracts.metrics.exposition import IsServed, Merged, exposition, media_type_of
+from contracts.metrics.registry import Values
 from contracts.settings import RELEASE
 from database.jobs.queries import JobCounts
 from service.dependencies import Services
+from service.shared_reads import SHARE
 from service.system.readiness import readiness_of
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
 
-OPENMETRICS = "application/openmetrics-text"
-
 
 async def metrics_of(services: Services, accept: str = "") -> tuple[bytes, str]:
     """All metrics in the format that `accept` prefers, and its media type."""
+    media_type = media_type_of(accept)
+    make = partial(_made, services, media_type)
+    return await services.shared_reads.make(f"metrics as {media_type}", make, share=SHARE)
+
+
+async def _made(services: Services, media_type: str) -> tuple[bytes, str]:
     if services.metrics_service is None:  # only this process is known
-        merged = Merged()
-        merged.add(services.metrics.read() | {"kind": "api", "host": "", "process": ""})
+        own = services.metrics.read() | {"kind": "api", "host": "", "process": ""}
+        snapshots, retained = [own], Values()
     else:
-        merged = await services.metrics_service.merged()
-    await _add_state(merged, services)
-    families = merged.families(served_versions(services))
-    return await run_in_threadpool(exposition, families, accept)
+        snapshots, retained = await services.metrics_service.read()
+    readiness, counts = await readiness_of(services), None
+    if readiness.database == "ok":
+        try:
+            counts = await services.shared_reads.run("job_counts", services.jobs.counts)
+        except Exception:  # everything else is still worth knowing
+            log.exception("jobs_not_counted")
+
+    def write() -> tuple[bytes, str]:
+        merged = Merged()
+        merged.add_all(snapshots, retained)
+        _add_state(merged, services, readiness, counts)
+        return exposition(merged.families(served_versions(services)), media_type)
+
+    return await run_in_threadpool(write)
 
 
 def served_versions(services: Services) -> IsServed:
@@ -55,9 +74,10 @@ def served_versions(services: Services) -> IsServed:
     return lambda model, version: (model, version) in served
 
 
-async def _add_state(merged: Merged, services: Services) -> None:
+def _add_state(
+    merged: Merged, services: Services, readiness: Readiness, counts: JobCounts | None
+) -> None:
     """Add what is not counted but read."""
-    readiness = await readiness_of(services)
     parts = {"redis": readiness.redis, "database": readiness.database, "worker": readiness.worker}
     merged.set("info", 1, RELEASE)
     merged.set("ready", readiness.ready)
@@ -68,11 +88,8 @@ async def _add_state(merged: Merged, services: Services) -> None:
         merged.set("store_versions", len(model.versions), model.name)
     _add_workers(merged, services)
     _add_queues(merged, services)
-    if readiness.database == "ok":
-        try:
-            _add_jobs(merged, await services.shared_reads.run("job_counts", services.jobs.counts))
-        except Exception:  # everything else is still worth knowing
-            log.exception("jobs_not_counted")
+    if counts is not None:
+        _add_jobs(merged, counts)
 
 
 def _add_workers(merged: Merged, services: Services) -> None:

@@ -9,7 +9,6 @@ from contracts.queue.heartbeat import ModelState
 from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 from models.catalog import CATALOG
 from service.dependencies import Services
-from service.threads import run_in_threadpool
 
 _DATABASE_SECONDS = 3.0
 
@@ -85,10 +84,10 @@ def _worker_detail(services: Services, states: set[ModelState], model: str | Non
     return "No worker has a model that is ready; GET /v1/models says why."
 
 
-async def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
-    """All job queues, including empty ones; None while the database does not respond."""
+def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
+    """All job queues, including empty ones; None while the database does not respond. Blocks."""
     try:
-        depths = await run_in_threadpool(services.jobs.depths)
+        depths = services.jobs.depths()
     except Unavailable:
         return None
     return [

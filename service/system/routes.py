@@ -1,6 +1,7 @@
 """Health, readiness and the state of the installation."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -11,11 +12,15 @@ from contracts.errors import OpsinError
 from contracts.inference.manifest import MODEL_NAME
 from contracts.inference.registry import Readiness, SystemInfo
 from contracts.key_proof import CHALLENGE_HEADER, PROOF_HEADER, KeyChallenge
+from contracts.metrics.exposition import OPENMETRICS
 from contracts.settings import RELEASE
 from service.dependencies import Services, ServicesDep
+from service.http.body import JSON_TYPE
 from service.http.errors import problem_responses
+from service.http.parts import ResponseInParts
 from service.openapi import examples
-from service.system.metrics import OPENMETRICS, metrics_of
+from service.shared_reads import SHARE
+from service.system.metrics import metrics_of
 from service.system.readiness import job_queues_of, readiness_of
 
 router = APIRouter(tags=["Operations"])
@@ -91,24 +96,31 @@ async def get_readiness(
     "/v1/system",
     operation_id="get_system",
     summary="The whole installation at a glance",
+    response_model=SystemInfo,
     responses={
         200: examples.json_response("Workers, devices, queues and models.", examples.SYSTEM),
         **problem_responses("dependency_unavailable"),
     },
 )
-async def get_system(services: ServicesDep) -> SystemInfo:
+async def get_system(services: ServicesDep) -> Response:
     """Version, workers, devices, models, job queues, and inference queues with depth and rate."""
+    content = await services.shared_reads.run("system", partial(_system, services), share=SHARE)
+    return ResponseInParts(content, media_type=JSON_TYPE)
+
+
+def _system(services: Services) -> bytes:
     workers = list(services.workers.workers)
-    return SystemInfo(
+    info = SystemInfo(
         version=RELEASE,
         started_at=services.started_at,
         workers=workers,
         devices=sorted({device for worker in workers for device in worker.devices}),
-        queues=list(services.workers.queues()),
+        queues=services.workers.queues(),
         job_workers=list(services.workers.job_workers),
-        job_queues=await job_queues_of(services),
-        models=list(services.workers.models()),
+        job_queues=job_queues_of(services),
+        models=services.workers.models(),
     )
+    return info.model_dump_json(by_alias=True).encode()
 
 
 @router.get(
@@ -132,4 +144,4 @@ async def get_metrics(request: Request, services: ServicesDep) -> Response:
     Needs a key of any scope. Prometheus sends one with `authorization: {credentials: …}`.
     """
     content, media_type = await metrics_of(services, request.headers.get("Accept", ""))
-    return Response(content, headers={"Content-Type": media_type})
+    return ResponseInParts(content, headers={"Content-Type": media_type})

@@ -1,5 +1,7 @@
 import asyncio
 import threading
+import time
+from itertools import pairwise
 
 import pytest
 
@@ -63,5 +65,18 @@ def test_who_hangs_up_keeps_nobody_waiting() -> None:
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await holder
+
+    asyncio.run(use())
+
+
+def test_reads_take_their_share_of_the_time_at_most() -> None:
+    async def use() -> None:
+        reads = SharedReads()
+        began = [
+            await reads.run("system", lambda: (time.monotonic(), time.sleep(0.02))[0], share=0.1)
+            for _ in range(3)
+        ]
+        for earlier, later in pairwise(began):
+            assert later - earlier >= 0.2
 
     asyncio.run(use())

@@ -66,9 +66,7 @@ def read(client: "redis.Redis") -> Values:
         answer = client.register_script(FOLD)(keys=FOLD_KEYS, args=FOLD_ARGS)
         snapshots, retained = parse_fold(answer)
         merged = Merged()
-        merged.add_values(retained)
-        for snapshot in snapshots:
-            merged.add(snapshot)
+        merged.add_all(snapshots, retained)
         for accept in ("", "application/openmetrics-text"):
             exposition(merged.families(lambda *_: True), accept)
     return merged.values

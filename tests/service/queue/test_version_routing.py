@@ -144,3 +144,9 @@ def test_a_trained_champion_loads_while_a_worker_still_loads_others(store: Store
     ).model_info("pets")
     assert info.state == "unavailable"
     assert "OPSIN_TRAINED_MODELS" in (info.reason or "")
+
+
+def test_what_is_told_of_a_model_is_made_once(store: Store) -> None:
+    """Every request for one model looks at all of them, of which there may be hundreds."""
+    known = router(store, worker("w1", loaded(2)))
+    assert known.model_info("pets") is known.model_info("pets")

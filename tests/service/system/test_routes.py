@@ -11,6 +11,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
+from contracts.inference.registry import ModelInfo
 from contracts.queue.heartbeat import WorkerBeat
 from contracts.settings import RELEASE, Settings
 from database.jobs.queries import JobCounts
@@ -21,6 +22,28 @@ StartService = Callable[[Settings, FakeServices], AbstractContextManager[str]]
 
 def test_health(client: httpx.Client) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/v1/system"), ("GET", "/metrics"), ("POST", "/v2/repository/index")],
+)
+def test_what_grows_with_the_models_is_made_once_for_all_who_ask(
+    client: httpx.Client, fakes: FakeServices, method: str, path: str
+) -> None:
+    models, calls = fakes.workers.models(), list[float]()
+
+    def slow() -> list[ModelInfo]:
+        calls.append(time.monotonic())
+        time.sleep(0.05)
+        return models
+
+    fakes.workers.models = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: client.request(method, path), range(16)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) <= 4
+    assert len(calls) <= 16, "of the metrics, each making looks four times"
 
 
 def test_readiness(client: httpx.Client) -> None:
