@@ -6,6 +6,9 @@ import { has, t } from "./text.js";
 export const root = new URL("../../", import.meta.url);
 export const url = (path) => new URL(path.replace(/^\//, ""), root).href;
 
+/** A path with values in it: at`v1/jobs/${id}`. None of them can lead to another route. */
+export const at = (texts, ...values) => String.raw({ raw: texts }, ...values.map(encodeURIComponent));
+
 /** The session: who I am and what I may do; null before that is known. */
 export const session = { current: null };
 export const events = new EventTarget();

@@ -1,6 +1,6 @@
 // Compares two versions of a model: the figures of their trainings, or both measured on a dataset.
 
-import { all, post } from "./api.js";
+import { all, at, post } from "./api.js";
 import { button, choice, field, h, meter, named, show, table } from "./dom.js";
 import { cancel, finished } from "./jobs.js";
 import { explain, guarded, submitted } from "./notices.js";
@@ -66,7 +66,7 @@ function measureForm(name, chosen, place) {
       show(place, h("p", { class: "warning", role: "alert" }, t(dataset.value ? "versions.same" : "versions.nodataset")));
       return;
     }
-    const path = `v1/models/${encodeURIComponent(name)}/versions/${right.version}/evaluations`;
+    const path = at`v1/models/${name}/versions/${right.version}/evaluations`;
     try {
       const job = await post(path, { json: { dataset_id: dataset.value, against: left.version } });
       const bar = meter(t("kind.evaluation"));

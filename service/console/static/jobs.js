@@ -1,6 +1,6 @@
 // Follows a job by server-sent events, through lost connections and restarts of the service.
 
-import { get, post, url } from "./api.js";
+import { at, get, post, url } from "./api.js";
 
 export const FINISHED = new Set(["succeeded", "failed", "cancelled"]);
 const KINDS = ["state", "progress", "metrics", "artifact"];
@@ -13,7 +13,7 @@ const MIN_WAIT = 300; // milliseconds between two reads of the job
  * missed, whatever happened while the connection was lost. Returns a function that stops it.
  */
 export function follow(id, onJob, onError = () => {}) {
-  const path = `v1/jobs/${encodeURIComponent(id)}`;
+  const path = at`v1/jobs/${id}`;
   let source = null;
   let timer = null;
   let isStopped = false;
@@ -84,4 +84,4 @@ export const finished = (id, onJob = () => {}) =>
     );
   });
 
-export const cancel = (id) => post(`v1/jobs/${encodeURIComponent(id)}/cancel`);
+export const cancel = (id) => post(at`v1/jobs/${id}/cancel`);

@@ -1,6 +1,6 @@
 // The models and their layers, as several pages choose among them.
 
-import { all, get } from "./api.js";
+import { all, at, get } from "./api.js";
 
 /** Models that can classify, ready ones first. */
 export async function classifiers() {
@@ -15,7 +15,7 @@ const layers = new Map();
 export function layersOf(model, version) {
   const key = `${model}:${version ?? ""}`;
   if (!layers.has(key)) {
-    const reading = get(`v1/models/${encodeURIComponent(model)}/layers`, { version });
+    const reading = get(at`v1/models/${model}/layers`, { version });
     reading.catch(() => layers.delete(key));
     layers.set(key, reading);
   }

@@ -1,6 +1,6 @@
 // What a version took the held-out images for: the pictures behind the cells of a confusion matrix.
 
-import { all, get, post } from "./api.js";
+import { all, at, get, post } from "./api.js";
 import { button, h, named, newId } from "./dom.js";
 import { drawHeatmap } from "./heatmap.js";
 import { guarded } from "./notices.js";
@@ -33,7 +33,7 @@ const once = (key, read) => {
 /** The held-out images with their answers; null for a training of a release that kept none. */
 export function answersOf(job) {
   if (!job.artifacts.some((one) => one.name === TABLE)) return Promise.resolve(null);
-  return once(`${job.id}:answers`, async () => rowsOf(await (await get(`v1/jobs/${job.id}/artifacts/${TABLE}`, {}, { accept: "text/csv" })).text()));
+  return once(`${job.id}:answers`, async () => rowsOf(await (await get(at`v1/jobs/${job.id}/artifacts/${TABLE}`, {}, { accept: "text/csv" })).text()));
 }
 
 /** The dataset of a training; undefined if it was deleted. */
@@ -49,7 +49,7 @@ function datasetOf(job) {
 export async function filesOf(job, label) {
   const dataset = await datasetOf(job);
   if (!dataset) return { dataset, files: new Map() };
-  const items = await once(`${job.id}:${label}`, () => all(`v1/datasets/${dataset.id}/files`, { status: "admitted", label }, 20_000));
+  const items = await once(`${job.id}:${label}`, () => all(at`v1/datasets/${dataset.id}/files`, { status: "admitted", label }, 20_000));
   return { dataset, files: new Map(items.map((file) => [file.sha256, file])) };
 }
 
@@ -61,7 +61,7 @@ export async function filesOf(job, label) {
 export function answerCard(job, answer, dataset, file) {
   const stage = h("div", { class: "stage small" }, file ? thumbnail(dataset.id, file.id, answer.name) : h("span", { class: "muted", "aria-hidden": "true" }, "∅"));
   const explain = async () => {
-    const blob = await get(`v1/datasets/${dataset.id}/files/${file.id}/thumbnail`, {}, { accept: "image/*" });
+    const blob = await get(at`v1/datasets/${dataset.id}/files/${file.id}/thumbnail`, {}, { accept: "image/*" });
     const { model, version } = job.result;
     const heatmap = await post("v1/heatmap", { query: { model, version }, body: blob, accept: "application/json", headers: { "Content-Type": "application/octet-stream" } });
     const canvas = h("canvas", { class: "overlay", style: { opacity: "0.5" }, "aria-hidden": "true", id: newId("map") });

@@ -1,6 +1,6 @@
 // The admission report: what was refused, and why, with thumbnails where there are any.
 
-import { get, request } from "./api.js";
+import { at, get, request } from "./api.js";
 import { button, h, named, show } from "./dom.js";
 import { guarded } from "./notices.js";
 import { number, t } from "./text.js";
@@ -11,7 +11,7 @@ export function admissionReport(dataset) {
   const count = dataset.rejected_count ?? dataset.rejected?.length ?? 0;
   const place = h("div", {});
   const load = guarded(async () => {
-    const page = await get(`v1/datasets/${dataset.id}/files`, { status: "rejected", limit: SHOWN });
+    const page = await get(at`v1/datasets/${dataset.id}/files`, { status: "rejected", limit: SHOWN });
     show(place, h("ul", { class: "report", tabindex: 0, "aria-label": t("report.refused", { n: number(count) }) }, page.items.map((file) => entry(dataset.id, file))), page.next_cursor && h("p", { class: "muted" }, t("report.more")));
   });
   if (count) load();
@@ -30,7 +30,7 @@ const entry = (id, file) =>
 /** A thumbnail, or a sign for a file that has none. */
 export function thumbnail(dataset, file, alt) {
   const box = h("span", { class: "thumbnail" });
-  request("GET", `v1/datasets/${dataset}/files/${file}/thumbnail`, { accept: "image/*", quiet: true })
+  request("GET", at`v1/datasets/${dataset}/files/${file}/thumbnail`, { accept: "image/*", quiet: true })
     .then((blob) => {
       const image = h("img", { src: URL.createObjectURL(blob), alt });
       image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
@@ -44,7 +44,7 @@ function gallery(dataset) {
   const place = h("div", {});
   const look = (label) =>
     guarded(async () => {
-      const page = await get(`v1/datasets/${dataset.id}/files`, { status: "admitted", label, limit: 24 });
+      const page = await get(at`v1/datasets/${dataset.id}/files`, { status: "admitted", label, limit: 24 });
       show(place, h("ul", { class: "thumbnails" }, page.items.map((file) => h("li", {}, thumbnail(dataset.id, file.id, file.path)))));
     });
   return h("div", { class: "stack" }, h("p", {}, t("report.look")), h("div", { class: "row" }, Object.keys(dataset.classes).slice(0, 20).map((label) => button(named(label), look(label)))), place);

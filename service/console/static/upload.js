@@ -1,6 +1,6 @@
 // Sends archives and class folders as datasets.
 
-import { get, post, uploadOnce } from "./api.js";
+import { at, get, post, uploadOnce } from "./api.js";
 import { h } from "./dom.js";
 import { finished } from "./jobs.js";
 import { explain, notify } from "./notices.js";
@@ -53,7 +53,7 @@ export async function sendArchive(file, { signal, onProgress, onPhase }) {
   onPhase(t("learn.checking"));
   const job = await finished(answer.id, (now) => onProgress(now.progress.fraction));
   if (job.state !== "succeeded") throw new Error(job.error?.detail ?? t(`state.${job.state}`));
-  return get(`v1/datasets/${job.result.id}`);
+  return get(at`v1/datasets/${job.result.id}`);
 }
 
 /** Sends the images of class folders, some at a time; answers the dataset. */
@@ -80,7 +80,7 @@ export async function sendFolders(files, { signal, onProgress, onPhase }) {
       for (const file of some) form.append("image", file, file.name);
       const before = sent;
       try {
-        await uploadOnce(`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onLost: waiting(onPhase), onProgress: (part) => onProgress((before + part * some.length) / total) });
+        await uploadOnce(at`v1/datasets/${dataset.id}/images`, form, { query: { label, split }, signal, onLost: waiting(onPhase), onProgress: (part) => onProgress((before + part * some.length) / total) });
       } catch (error) {
         // A file that is sent alone, and is no image, is an error and not in the report.
         if (some.length > 1 || !UNFIT.has(error.code)) throw error;
@@ -90,5 +90,5 @@ export async function sendFolders(files, { signal, onProgress, onPhase }) {
       onProgress(sent / total);
     }
   }
-  return get(`v1/datasets/${dataset.id}`);
+  return get(at`v1/datasets/${dataset.id}`);
 }

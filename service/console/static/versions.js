@@ -1,6 +1,6 @@
 // The versions of a model: compare, promote, roll back, download, delete.
 
-import { get, may, post, request, url } from "./api.js";
+import { at, get, may, post, request, url } from "./api.js";
 import { comparisonOf, heldOut } from "./comparison.js";
 import { button, choice, confirmed, h, named, table } from "./dom.js";
 import { guarded, notify } from "./notices.js";
@@ -9,8 +9,8 @@ import { moment, number, percent, t } from "./text.js";
 const FORMATS = ["saved_model", "keras", "tflite", "onnx", "labels"];
 
 export async function versionsOf(name, mayChange, again) {
-  const model = await get(`v1/models/${encodeURIComponent(name)}`);
-  const path = `v1/models/${encodeURIComponent(name)}`;
+  const model = await get(at`v1/models/${name}`);
+  const path = at`v1/models/${name}`;
   const read = (version) => get(`${path}/versions/${version}`);
   const versions = await Promise.all([...model.versions].reverse().slice(0, 30).map(read));
   const champion = model.aliases.champion;

@@ -295,3 +295,16 @@ def test_a_version_that_was_deleted_meanwhile_leaves_the_list(
     page.get_by_label("Download version 1").select_option("labels")  # answered by the service
     expect(page.locator(".notice.bad")).to_contain_text("no model")
     expect(rows).to_have_count(1)
+
+
+def test_a_link_cannot_show_a_version_as_a_dataset(
+    open_service: str, open_console: OpenConsole
+) -> None:
+    page = open_console(open_service, "jobs")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{open_service}/#/learn?dataset=../models/squeezenet/versions/1")
+    expect(page.locator(".problem")).to_be_visible()
+    assert f"{open_service}/v1/datasets/..%2Fmodels%2Fsqueezenet%2Fversions%2F1" in asked
+    assert not [url for url in asked if "/v1/models/squeezenet/" in url]
+    expect(page.get_by_role("button", name="Delete")).to_have_count(0)

@@ -169,6 +169,12 @@ def test_no_script_turns_text_into_html() -> None:
         ), script
 
 
+def test_no_id_of_the_address_leads_to_another_route() -> None:
+    """`#/learn?dataset=../models/pets/versions/1` showed a version, and deleted it as a dataset."""
+    for script in SCRIPTS:
+        assert not re.search(r"(?<!at)`v1/[^`?]*\$\{", script.read_text("utf-8")), script
+
+
 @pytest.mark.parametrize(
     ("accepted", "cookie", "language"),
     [

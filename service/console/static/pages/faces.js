@@ -1,6 +1,6 @@
 // Faces: enroll people, recognize them, erase them.
 
-import { all, get, may, post, request, upload } from "../api.js";
+import { all, at, get, may, post, request, upload } from "../api.js";
 import { recordChallenge } from "../challenge.js";
 import { lineChart } from "../chart.js";
 import { button, choice, confirmed, empty, field, h, meter, named, show, table } from "../dom.js";
@@ -129,7 +129,7 @@ class FacesPage {
     const form = new FormData();
     for (const [name, value] of fields) form.append(name, value);
     try {
-      const job = await finished((await upload(`v1/faces/subjects/${person.id}/enrollments`, form)).id, (now) => (bar.value = now.progress.fraction));
+      const job = await finished((await upload(at`v1/faces/subjects/${person.id}/enrollments`, form)).id, (now) => (bar.value = now.progress.fraction));
       await this.refresh(person.id);
       show(this.stage, job.state === "succeeded" ? enrolled(job.result) : h("p", { class: "warning", role: "alert" }, job.error?.detail ?? t(`state.${job.state}`)));
     } catch (error) {
@@ -162,7 +162,7 @@ class FacesPage {
   }
 
   async refresh(id) {
-    const person = await get(`v1/faces/subjects/${id}`);
+    const person = await get(at`v1/faces/subjects/${id}`);
     this.people = this.people.map((one) => (one.id === id ? person : one));
     if (this.current === id) {
       const { stage } = this;
@@ -174,7 +174,7 @@ class FacesPage {
 
   erase = guarded(async (person) => {
     if (!(await confirmed(t("faces.erase.ask", { name: person.name }), t("faces.erase"), t("app.cancel")))) return;
-    const { erased } = await request("DELETE", `v1/faces/subjects/${person.id}`);
+    const { erased } = await request("DELETE", at`v1/faces/subjects/${person.id}`);
     this.people = this.people.filter((one) => one.id !== person.id);
     this.current = null;
     this.drawList();

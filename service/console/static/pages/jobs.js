@@ -1,6 +1,6 @@
 // Jobs: everything that takes long, live.
 
-import { get, request } from "../api.js";
+import { at, get, request } from "../api.js";
 import { button, choice, confirmed, empty, field, h, meter, named, show, table } from "../dom.js";
 import { cancel, FINISHED, follow } from "../jobs.js";
 import { explain, guarded, notify } from "../notices.js";
@@ -135,7 +135,7 @@ class JobTable {
         isOver
           ? act("jobs.delete", async () => {
               if (!(await confirmed(t("jobs.delete.ask"), t("jobs.delete"), t("app.cancel")))) return;
-              await request("DELETE", `v1/jobs/${job.id}`);
+              await request("DELETE", at`v1/jobs/${job.id}`);
               this.jobs = this.jobs.filter((one) => one.id !== job.id);
               this.draw();
             })

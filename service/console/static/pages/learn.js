@@ -1,6 +1,6 @@
 // Learn: from pictures in folders to a model that serves.
 
-import { all, get, may, request } from "../api.js";
+import { all, at, get, may, request } from "../api.js";
 import { bars } from "../chart.js";
 import { button, choice, confirmed, empty, field, h, meter, named, show } from "../dom.js";
 import { FINISHED } from "../jobs.js";
@@ -97,11 +97,11 @@ class LearnPage {
 
   async choose(id) {
     this.mark("dataset", id);
-    const dataset = await get(`v1/datasets/${id}`);
+    const dataset = await get(at`v1/datasets/${id}`);
     if (this.current !== id) return;
     const remove = guarded(async () => {
       if (!(await confirmed(t("learn.delete.ask", { name: dataset.name }), t("jobs.delete"), t("app.cancel")))) return;
-      await request("DELETE", `v1/datasets/${id}`);
+      await request("DELETE", at`v1/datasets/${id}`);
       this.datasets = this.datasets.filter((one) => one.id !== id);
       this.mark("dataset", null);
       show(this.content, empty(t("learn.empty"), t("learn.empty.help")), layout());

@@ -1,6 +1,6 @@
 // System: models and what keeps them from being ready, workers, keys.
 
-import { all, get, may, post, request, url } from "../api.js";
+import { all, at, get, may, post, request, url } from "../api.js";
 import { button, confirmed, field, h, named, show, table } from "../dom.js";
 import { guarded, notify, submitted } from "../notices.js";
 import { moment, number, t } from "../text.js";
@@ -82,7 +82,7 @@ function keyRow(key, again) {
   const isOver = key.revoked_at || (key.expires_at && new Date(key.expires_at) < new Date());
   const revoke = guarded(async () => {
     if (!(await confirmed(t("keys.revoke.ask", { name: key.name }), t("keys.revoke"), t("app.cancel")))) return;
-    await request("DELETE", `v1/keys/${key.id}`);
+    await request("DELETE", at`v1/keys/${key.id}`);
     await again();
   });
   return [
