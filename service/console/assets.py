@@ -48,6 +48,11 @@ def load_assets() -> Assets:
 
 @lru_cache(maxsize=len(LANGUAGES))
 def texts(language: str) -> dict[str, str]:
-    """The catalog in one language, by key."""
+    """The catalog in one language, by key, and the digest of the consent that the page asks for.
+
+    Browsers compute digests only over HTTPS.
+    """
     catalog: dict[str, dict[str, str]] = json.loads(_TEXTS.read_text("utf-8"))
-    return {key: entry[language] for key, entry in catalog.items()}
+    all_texts = {key: entry[language] for key, entry in catalog.items()}
+    digest = hashlib.sha256(all_texts["faces.consent"].encode()).hexdigest()
+    return all_texts | {"faces.consent.digest": f"sha256:{digest}"}

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from hashlib import sha256
 from pathlib import Path
 from typing import get_args
 
@@ -97,7 +98,13 @@ def used_keys(script: str) -> set[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_each_text_that_a_script_uses_exists(script: Path) -> None:
-    assert used_keys(script.read_text("utf-8")) - CATALOG.keys() == set()
+    assert used_keys(script.read_text("utf-8")) - texts("en").keys() == set()
+
+
+def test_a_consent_names_the_text_that_was_shown() -> None:
+    for language in LANGUAGES:
+        shown = texts(language)["faces.consent"].encode()
+        assert texts(language)["faces.consent.digest"] == f"sha256:{sha256(shown).hexdigest()}"
 
 
 def test_each_code_and_name_of_the_api_has_a_text() -> None:

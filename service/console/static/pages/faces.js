@@ -50,17 +50,16 @@ class FacesPage {
 
   addForm() {
     const name = h("input", { type: "text", required: true, maxlength: 200, autocomplete: "off" });
-    const consent = h("input", { type: "checkbox", required: true });
+    const agreed = h("input", { type: "checkbox", required: true });
     const add = async () => {
-      const text = t("faces.consent");
-      const digest = await sha256(text);
-      const person = await post("v1/faces/subjects", { json: { name: name.value, consent: { version: "console-1", text_digest: digest, by: "console" } } });
+      const consent = { version: "console-1", text_digest: t("faces.consent.digest"), by: "console" };
+      const person = await post("v1/faces/subjects", { json: { name: name.value, consent } });
       name.value = "";
-      consent.checked = false;
+      agreed.checked = false;
       this.people.unshift(person);
       this.choose(person);
     };
-    return h("form", { class: "card stack", on: { submit: submitted(add) } }, h("h2", {}, t("faces.add")), field(t("faces.name"), name), h("label", { class: "check" }, consent, h("span", {}, t("faces.consent"))), h("div", {}, h("button", { class: "primary" }, t("faces.add"))));
+    return h("form", { class: "card stack", on: { submit: submitted(add) } }, h("h2", {}, t("faces.add")), field(t("faces.name"), name), h("label", { class: "check" }, agreed, h("span", {}, t("faces.consent"))), h("div", {}, h("button", { class: "primary" }, t("faces.add"))));
   }
 
   drawList() {
@@ -235,12 +234,6 @@ class FacesPage {
 const consentOf = ({ consent }) => (consent ? t("faces.consent.at", { at: day(consent.at) }) : t("faces.consent.none"));
 
 const answerOf = (video, challenge) => [["video", video], ["challenge_id", challenge.id], ["nonce", challenge.nonce]];
-
-async function sha256(text) {
-  if (!crypto.subtle) return "sha256:unavailable";
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  return `sha256:${[...new Uint8Array(digest)].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
 
 function enrolled(result) {
   const { frames, liveness } = result;
