@@ -317,10 +317,10 @@ class JobQueue:
             for item in items
             if not isinstance(item.content, ItemError)
         ]
-        if not packed:
-            return
         size = sum(map(len, packed))
         await run_in_threadpool(require_job_room, self._settings, kind, size)
+        if not packed:  # such as filters, whose results need room too
+            return
         inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)}
         await run_in_threadpool(self._files.store_inputs, job_id, inputs)
         if size > _MAX_REDIS_BYTES:

@@ -90,6 +90,10 @@ def test_no_job_is_accepted_while_the_home_is_missing(
         (tmp_path / FILE).unlink()
         with pytest.raises(DiskUnusable, match="not mounted"):
             await parts.job_queue.submit_work("dream", {"steps": 3}, inputs=inputs)
+        with pytest.raises(DiskUnusable, match="not mounted"):
+            await parts.job_queue.submit(
+                "filters", "tiny", 1, request={}, items=[], idempotency=None
+            )
         assert not parts.files.root.exists()
         assert parts.jobs.list().items == []
 
