@@ -6,6 +6,7 @@ forever. Here each phase has a bound:
 
     connected, head incomplete     `header_seconds`, then 408
     head                           16 KiB and 128 headers, then 431; 2 KiB of path, then 414
+    chunked body                   16 KiB of extensions or trailers, then 400
     body incomplete                `min_upload_rate` in every 10 s; then the connection is closed
     response not read              the same rate in every 10 s, also of what is left when the
                                    connection is closed; then it is cut off
@@ -51,6 +52,9 @@ CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 * 1024
 """No client needs more, and the cost of a head can grow faster than its length."""
 MAX_HEADERS = 128
+MAX_FRAMING_BYTES = 16 * 1024
+"""Of a chunked body, beside its content: sizes and extensions of chunks, and trailers."""
+_MAX_FRAMING_SHARE = 16  # and so many bytes for each of the content: chunks of one byte take five
 MAX_PATH_BYTES = 2048
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
 GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
@@ -83,7 +87,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_body = False
         self._head_bytes = 0
-        self._body_left = 0  # bytes of a body of known length
+        self._body_left = 0  # bytes of a body of known length; of others, minus what has arrived
+        self._framing = 0  # bytes of a chunked body that are not its content
+        self._latest_framing = 0  # of these, those since the last content
         self._unparsed = b""  # what has arrived, from `_at` on
         self._at = 0
         self._awaits_turn = False  # to begin the next request, or to parse more
@@ -194,11 +200,13 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def _parse_slice(self) -> None:
         was_in_body, self._has_completed = self._in_body, False
-        is_chunked = was_in_body and self._body_left <= 0
+        is_chunked, left_before = was_in_body and self._body_left <= 0, self._body_left
         end = slice_end(self._unparsed, self._at, self._body_left, is_chunked=is_chunked)
         data = self._unparsed[self._at : end]
         self._at += len(data)
         self._parse(data)
+        if is_chunked and self._in_body and not self._has_completed:
+            self._limit_framing(len(data), left_before - self._body_left)
         # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
         # After a body, this was the rest of a refused one.
         if not (was_in_body or self._in_body) and (self._in_head or self.is_idle):
@@ -206,6 +214,19 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._head_bytes += 1 if self._has_completed else len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, "The head of a request may have 16 KiB.")
+
+    def _limit_framing(self, parsed: int, content: int) -> None:
+        """Refuse a chunked body of which far too much is no content: extensions or trailers.
+
+        The parser takes time with the square of the length of a trailer, and nothing else would end
+        a body that has no content: none waits to be read.
+        """
+        self._framing += parsed - content
+        self._latest_framing = parsed - content + (0 if content else self._latest_framing)
+        allowed = MAX_FRAMING_BYTES - _MAX_FRAMING_SHARE * self._body_left
+        too_long = self._latest_framing > MAX_FRAMING_BYTES or self._framing > allowed
+        if too_long and not self.transport.is_closing():
+            self._refuse(400, "The chunk extensions or trailers of a body may have 16 KiB.")
 
     def _parse(self, data: bytes) -> None:
         """Parse the data; a request with `Upgrade` in it stops the parser, and is parsed again."""
@@ -293,6 +314,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         # Raises for a URL without a path. Only then is there a request that has a body.
         super().on_headers_complete()
         self._in_head, self._in_body, self._head_bytes = False, True, 0
+        self._framing = self._latest_framing = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None

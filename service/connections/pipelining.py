@@ -19,7 +19,7 @@ MAX_WAITING = 8  # requests of a connection, above which no more are parsed
 SLICES = 16  # that are parsed before others have a turn
 _CONNECTIONS = 4  # that begin a request in one turn of the event loop
 _SLICE_BYTES = 512  # in which there are at most 28 requests
-_CHUNKED_BYTES = 16 * 1024  # of a chunked body, if there are
+_CHUNKED_BYTES = 256 * 1024, 16 * 1024  # of a chunked body, the first in which there are
 _CHUNKED_LINES = 96  # at most; each chunk has two, and so has each request
 _HEAD_BYTES = 4096
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d{1,12})\r\n", re.IGNORECASE)
@@ -45,8 +45,10 @@ def slice_end(data: bytes, start: int, body_left: int, *, is_chunked: bool) -> i
     if end >= len(data) or body_left > 0:
         return end
     if is_chunked:
-        lines = data.count(b"\n", start, start + _CHUNKED_BYTES)
-        return end if lines > _CHUNKED_LINES else start + _CHUNKED_BYTES
+        for size in _CHUNKED_BYTES:
+            if data.count(b"\n", start, start + size) <= _CHUNKED_LINES:
+                return start + size
+        return end
     # If this is not a whole head, as usual, then the parser will know the length.
     head_end = data.find(b"\r\n\r\n", start, start + _HEAD_BYTES) + 4
     length = _LENGTH.search(data, start, head_end - 2)

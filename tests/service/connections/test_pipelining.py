@@ -304,7 +304,8 @@ def test_a_malformed_request_after_many_ends_the_connection() -> None:
     [
         (b"a" * 20_000, 0, False, 512),
         (b"a" * 20_000, 1500, False, 1500),
-        (b"a" * 20_000, 0, True, 16_384),
+        (b"a" * 20_000, 0, True, 262_144),
+        (b"a" * 20_000 + b"\r\n" * 1000, 0, True, 16_384),
         (b"\r\n" * 1000, 0, True, 512),
         (POST % (0, 3000, b"a" * 4000), 0, False, 3000 + len(POST % (0, 3000, b""))),
         (GET % 0 + POST % (0, 3000, b"a" * 4000), 0, False, 512),

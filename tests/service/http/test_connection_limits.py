@@ -109,6 +109,12 @@ def drip(wire: socket.socket, data: bytes, pause: float) -> float:
     raise AssertionError("it was never let go")
 
 
+def send_repeatedly(wire: socket.socket, data: bytes) -> None:
+    for _ in range(256):
+        wire.sendall(data)
+        time.sleep(0.005)
+
+
 def test_a_head_sent_byte_by_byte_is_closed(port: int) -> None:
     with connect(port) as wire:
         assert drip(wire, HEAD + b"X-Slow: " + b"a" * 2000, 0.1) < BOUND
@@ -219,6 +225,38 @@ def test_endless_trailers_are_not_stored(port: int) -> None:
     with connect(port) as wire:
         wire.sendall(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Late: b\r\n\r\n")
         assert wire.recv(65536).startswith(b"HTTP/1.1 422")
+
+
+@pytest.mark.parametrize("path", [UPLOAD, HEAD.replace(b"GET", b"POST")], ids=["read", "refused"])
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"0\r\na:", b"x" * 4096),
+        (b"0\r\n", b"a: b\r\n" * 512),
+        (b"1\r\na\r\n1;", b"x" * 4096),
+        (b"", b"1;%s\r\na\r\n" % (b"x" * 4096)),
+        (b"", b"0" * 4096),
+    ],
+    ids=["a trailer", "trailers", "an extension", "extensions", "a size"],
+)
+def test_what_is_no_content_of_a_chunked_body_is_bounded(
+    port: int, path: bytes, begin: bytes, again: bytes
+) -> None:
+    """The parser takes time with the square of a trailer's length."""
+    with connect(port) as wire:
+        wire.sendall(path + b"Transfer-Encoding: chunked\r\n\r\n" + begin)
+        with pytest.raises(ConnectionError):
+            send_repeatedly(wire, again)
+
+
+def test_chunks_of_one_byte_are_accepted(port: int) -> None:
+    """Their sizes take five times as much as their content."""
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in gray_png(width=200, height=200) * 4)
+    with connect(port) as wire:
+        wire.sendall(UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
+        assert wire.recv(65536).startswith((b"HTTP/1.1 200", b"HTTP/1.1 4"))
+        wire.sendall(HEAD + b"\r\n")
+        assert wire.recv(65536).startswith(b"HTTP/1.1 200"), "the connection goes on"
 
 
 def test_a_body_sent_byte_by_byte_is_closed(port: int, fakes: FakeServices) -> None:
