@@ -34,7 +34,7 @@ _MAX_CHARACTERS_AS_FLOAT = 32  # of a number and what separates it, such as 0.00
 _MAX_QUOTES = 40_000  # far above what 1024 images need
 _MAX_OTHER_CHARACTERS = 256 * 1024  # neither in a string nor in a long array
 _MAX_BACKSLASHES = 64  # in one run; base64 has none or one
-_BLOCK = 1 << 22
+_BLOCK = 1 << 17  # bytes
 _ZERO = ord("0")
 _SKELETON = b"0,[]"
 _WHOLE_NUMBERS = "Pixels must be whole numbers from 0 to 255; the model scales them itself."
@@ -58,12 +58,8 @@ class Numbers:
             ValidationFailed: They have none of the shapes, or are not whole numbers of 0 to 255.
             PayloadTooLarge: There are more than `max_numbers`, or too much white space.
         """
-        _require_length(self.text, _MAX_CHARACTERS_AS_FLOAT, max_numbers)
-        text = _without_fractions(bytes(self.text))
-        if b"." in text:
-            raise ValidationFailed(_WHOLE_NUMBERS)
-        _require_length(text, MAX_CHARACTERS_PER_NUMBER, max_numbers)
-        levels, skeleton = _levels_of(text)
+        _require_length(len(self.text), _MAX_CHARACTERS_AS_FLOAT, max_numbers)
+        levels, skeleton = _levels_of(self.text, max_numbers)
         if skeleton.translate(None, _SKELETON):
             raise ValidationFailed(_WHOLE_NUMBERS)
         if levels.size > max_numbers:
@@ -143,8 +139,8 @@ def _type_name(value: Any) -> str:
     return type(value).__name__
 
 
-def _require_length(text: bytes | memoryview, characters: int, max_numbers: int) -> None:
-    if len(text) > characters * max(max_numbers, _LONG):
+def _require_length(length: int, characters: int, max_numbers: int) -> None:
+    if length > characters * max(max_numbers, _LONG):
         raise PayloadTooLarge(
             f"The array is too long for {max_numbers} numbers. Send fewer images, without "
             "indentation, or as binary tensors."
@@ -227,10 +223,15 @@ def _without_fractions(text: bytes) -> bytes:
     return text
 
 
-def _levels_of(text: bytes) -> tuple[Pixels, bytes]:
+def _levels_of(text: bytes | memoryview, max_numbers: int) -> tuple[Pixels, bytes]:
     """The numbers of an array, and its text with a 0 for each number and without white space."""
-    levels, skeletons = [], []
-    for block in _blocks(text):
+    levels, skeletons, length = [], [], 0
+    for piece in _blocks(text):
+        block = _without_fractions(piece)
+        if b"." in block:
+            raise ValidationFailed(_WHOLE_NUMBERS)
+        length += len(block)
+        _require_length(length, MAX_CHARACTERS_PER_NUMBER, max_numbers)
         # Three more bytes, so that looking at a number's next digits stays within the array.
         raw = np.frombuffer(block + b"   ", np.uint8)
         digit = (raw - _ZERO) < 10  # wraps around below "0"
@@ -243,16 +244,20 @@ def _levels_of(text: bytes) -> tuple[Pixels, bytes]:
     return np.concatenate(levels), b"".join(skeletons)
 
 
-def _blocks(text: bytes) -> Iterator[bytes]:
-    """The text in pieces that end with a comma, so that no number is split."""
-    start = 0
-    while len(text) - start > _BLOCK:
-        end = text.rfind(b",", start, start + _BLOCK) + 1
+def _blocks(text: bytes | memoryview) -> Iterator[bytes]:
+    """The text in pieces that end with a comma, so that no number is split.
+
+    Small ones: whatever is done with one at a time holds the interpreter lock.
+    """
+    view, start = memoryview(text), 0
+    while len(view) - start > _BLOCK:
+        block = bytes(view[start : start + _BLOCK])
+        end = block.rfind(b",") + 1
         if not end:
             raise ValidationFailed(_WHOLE_NUMBERS)
-        yield text[start:end]
-        start = end
-    yield text[start:]
+        yield block[:end]
+        start += end
+    yield bytes(view[start:])
 
 
 def _read_numbers(

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from contracts.errors import BadRequest, OpsinError, PayloadTooLarge, ValidationFailed
 from contracts.queue.messages import Pixels
+from service.protocols import tensor_json
 from service.protocols.tensor_json import Numbers, numbers_of, parse
 
 
@@ -177,3 +178,25 @@ def test_long_arrays_are_read_like_json(middle: str) -> None:
         assert not valid
     else:
         assert levels.tolist() == expected
+
+
+def test_long_arrays_are_read_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is done with one of them holds the interpreter lock."""
+    sizes = list[int]()
+
+    def counted(text: bytes) -> bytes:
+        sizes.append(len(text))
+        return without(text)
+
+    without = tensor_json._without_fractions
+    monkeypatch.setattr(tensor_json, "_without_fractions", counted)
+    numbers = np.random.default_rng(0).integers(0, 256, 1_000_000)
+    text = b"[" + b", ".join(b"%d.0" % number for number in numbers) + b"]"
+    read = Numbers(text).read((-1,), max_numbers=numbers.size)
+    assert np.array_equal(read, numbers)
+    assert max(sizes) <= 200_000
+    assert sum(sizes) == len(text)
+    sizes.clear()
+    with pytest.raises(ValidationFailed, match="whole numbers"):
+        Numbers(b"[1.5," + text[1:]).read((-1,), max_numbers=2 * numbers.size)
+    assert len(sizes) == 1, "refused at once"
