@@ -35,6 +35,8 @@ _METHOD = "tensorflow/serving/predict"
 _B64 = frozenset({"b64"})
 # The URL-safe alphabet, which TensorFlow's own clients write, and white space.
 _BASE64 = str.maketrans("-_", "+/", " \t\r\n")
+_PADDING = "= \t\r\n"
+_BLOCK = 1 << 17  # characters
 _NAMED = frozenset({INPUT})
 
 
@@ -200,13 +202,24 @@ class _Images:
 def _decode_base64(text: str) -> bytes:
     """Base64 as TensorFlow Serving accepts it: of either alphabet, in lines, without padding.
 
+    In small pieces, since each call holds the interpreter lock.
+
     Raises:
         ValueError: It is not base64.
     """
-    plain = text.translate(_BASE64)
-    _, is_data_url, encoded = plain.partition(";base64,")
-    encoded = (encoded if is_data_url else plain).rstrip("=")
-    return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    text = text.rstrip(_PADDING)
+    _, is_data_url, first = text[:_BLOCK].partition(";base64,")
+    start = min(len(text), _BLOCK) - len(first) if is_data_url else 0
+    decoded, left = list[bytes](), ""
+    for block in range(start, len(text), _BLOCK):
+        left += text[block : block + _BLOCK].translate(_BASE64)
+        whole = len(left) // 4 * 4
+        if "=" in left:  # which is accepted at the end of what is decoded at a time
+            raise ValueError("padding within the text")
+        decoded.append(base64.b64decode(left[:whole], validate=True))
+        left = left[whole:]
+    decoded.append(base64.b64decode(left + "=" * (-len(left) % 4), validate=True))
+    return b"".join(decoded)
 
 
 def _signatures(outputs: Sequence[str]) -> dict[str, str]:

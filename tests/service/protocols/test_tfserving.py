@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import OpsinError, PayloadTooLarge, ValidationFailed
+from service.protocols import tfserving
 from service.protocols.tensor_spec import TensorSpec
 from service.protocols.tfserving import ParsedPredict, encode_response, parse_predict
 
@@ -194,3 +195,26 @@ def test_base64_may_be_escaped_as_some_json_libraries_do(escaped: str) -> None:
     for replacement in (f"\\u{ord(escaped):04x}", "\\/" if escaped == "/" else escaped):
         raw = '{"instances":[{"b64":"TEXT"}]}'.replace("TEXT", text.replace(escaped, replacement))
         assert parse_predict(raw.encode(), SMALL, len(data)).images == [data]
+
+
+@given(
+    data=st.binary(max_size=200),
+    alphabet=st.sampled_from(["+/", "-_"]),
+    line=st.integers(1, 80),
+    padded=st.booleans(),
+    prefix=st.sampled_from(["", "data:image/png;base64,"]),
+    block=st.integers(30, 90),
+)
+def test_base64_of_any_length_is_decoded_in_pieces(
+    data: bytes, alphabet: str, line: int, padded: bool, prefix: str, block: int
+) -> None:
+    text = base64.b64encode(data, alphabet.encode()).decode()
+    text = "\r\n".join(text[at : at + line] for at in range(0, len(text), line))
+    text = prefix + (text if padded else text.rstrip("="))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tfserving, "_BLOCK", block)
+        assert tfserving._decode_base64(text) == data
+        for spoilt in (text + "=a", text + "!", text[:-1] + "=" + text[-1:] + "aaaa"):
+            if data:
+                with pytest.raises(ValueError):
+                    tfserving._decode_base64(spoilt)
