@@ -46,13 +46,22 @@ def slice_end(data: bytes, start: int, body_left: int, *, is_chunked: bool) -> i
         return end
     if is_chunked:
         for size in _CHUNKED_BYTES:
-            if data.count(b"\n", start, start + size) <= _CHUNKED_LINES:
+            if _has_few_lines(data, start, start + size):
                 return start + size
         return end
     # If this is not a whole head, as usual, then the parser will know the length.
     head_end = data.find(b"\r\n\r\n", start, start + _HEAD_BYTES) + 4
     length = _LENGTH.search(data, start, head_end - 2)
     return end if length is None else max(end, head_end + int(length[1]))
+
+
+def _has_few_lines(data: bytes, start: int, end: int) -> bool:
+    """Searching is ten times as fast as counting, where there are few."""
+    for _ in range(_CHUNKED_LINES + 1):
+        start = data.find(b"\n", start, end) + 1
+        if not start:
+            return True
+    return False
 
 
 class HeldFlow(FlowControl):
