@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 
 from service.threads import CHANGES
 
+_LONGEST_REST_SECONDS = 1.0
+
 
 class SharedCheck:
     """Runs one check at a time; whoever asks gets the result of one that began afterwards.
@@ -15,7 +17,8 @@ class SharedCheck:
     Args:
         check: Reads what may have changed.
         share: Of the time that checks may take together. If one takes 70 ms and may have a fifth,
-            the next begins no sooner than 280 ms after it, however many ask.
+            the next begins no sooner than 280 ms after it, however many ask. One that takes long,
+            since it waits for others, is not followed by more than a second.
     """
 
     def __init__(self, check: Callable[[], Awaitable[object]], *, share: float = 1.0) -> None:
@@ -49,5 +52,6 @@ class SharedCheck:
             finally:
                 CHANGES.reset(token)
                 now = time.monotonic()
-                self._rests_until = now + (now - began) * (1 / self._share - 1)
+                rest = (now - began) * (1 / self._share - 1)
+                self._rests_until = now + min(rest, _LONGEST_REST_SECONDS)
             self._began = began

@@ -80,3 +80,14 @@ def test_reads_take_their_share_of_the_time_at_most() -> None:
             assert later - earlier >= 0.2
 
     asyncio.run(use())
+
+
+def test_a_read_that_waited_long_does_not_make_the_next_wait_as_long() -> None:
+    async def use() -> None:
+        reads = SharedReads()
+        await reads.run("metrics", lambda: time.sleep(0.5), share=0.01)
+        began = time.monotonic()
+        await reads.run("metrics", lambda: None, share=0.01)
+        assert time.monotonic() - began < 20, "and not fifty seconds"
+
+    asyncio.run(use())

@@ -39,6 +39,7 @@ _UNUSABLE_PER_FAILURE = 10
 UNUSABLE_ATTEMPTS = ADDRESS_FAILURES * _UNUSABLE_PER_FAILURE
 _ADDRESS_PLACES = 54  # attempts in progress that an address may have besides its failures
 _PAIR_PLACES = 5  # attempts in progress of unknown devices at an address as one subject
+_SUBJECT_PLACES = 24  # likewise, at all addresses: with SUBJECT_FAILURES, fewer than disable a face
 _NEVER = 1 << 31
 _ATTEMPT_SECONDS = 600  # the longest deadline of a request; after that its place is free
 _LOCKS_SECONDS = 24 * 3600  # for which earlier locks make the next one longer
@@ -148,7 +149,7 @@ class Lockout:
         parties = (*self._parties(caller), *_pair(subject_id, caller))
         if not signed and not await self.is_known(subject_id, caller):
             parties = (*parties, Party(subject_party(subject_id), _subject_limit()))
-            parties += _places_of_pair(subject_id, caller)
+            parties += _places(subject_id, caller)
         attempt = Attempt(secrets.token_hex(8), subject_id, caller, parties)
         enforced = tuple(party for party in parties if party.is_enforced)
         limits = json.dumps([asdict(party.limit) for party in enforced])
@@ -288,16 +289,26 @@ def _pair(subject_id: str, caller: Caller) -> tuple[Party, ...]:
     return (Party(name, limit, is_enforced=not caller.device),)
 
 
-def _places_of_pair(subject_id: str, caller: Caller) -> tuple[Party, ...]:
-    """The subject at an address, whose unknown devices wait for each other and are never locked."""
-    if not caller.address:
-        return ()
-    limit = Limit(_NEVER, 1, 1, 1, places=_PAIR_PLACES, personal=True)
-    return (Party(f"places:{_pair_digest(subject_id, caller)}", limit, counts="matched"),)
+def _places(subject_id: str, caller: Caller) -> tuple[Party, ...]:
+    """The subject, alone and at an address, for whom unknown devices wait and are never locked.
+
+    Otherwise a burst from many addresses would be judged before its first failures could lock.
+    """
+    at = {f"places:{_digest(subject_id)}": _SUBJECT_PLACES}
+    if caller.address:
+        at[f"places:{_pair_digest(subject_id, caller)}"] = _PAIR_PLACES
+    return tuple(
+        Party(name, Limit(_NEVER, 1, 1, 1, places=places, personal=True), counts="matched")
+        for name, places in at.items()
+    )
 
 
 def _pair_digest(subject_id: str, caller: Caller) -> str:
-    return sha256(f"{subject_id}@{caller.address}".encode()).hexdigest()[:32]
+    return _digest(f"{subject_id}@{caller.address}")
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:32]
 
 
 def _device_limit() -> Limit:

@@ -10,6 +10,7 @@ import redis
 from redis.asyncio import Redis
 
 from contracts.errors import LockedOut, Unavailable
+from contracts.faces.consent import MAX_FAILURES as MAX_FAILURES_IN_A_ROW
 from contracts.queue import redis_keys
 from service.faces.locks import lockout as lockout_module
 from service.faces.locks.lockout import (
@@ -196,6 +197,30 @@ def test_a_burst_from_one_address_fails_a_few_times_only(valkey: RealValkey) -> 
         for one in attempts:
             await lockout.end(one, "failed")
         assert not await begun(lockout, "yet-more"), "the address has failed ten times"
+
+    run(valkey, check)
+
+
+def test_a_burst_from_everywhere_does_not_disable_a_face(valkey: RealValkey) -> None:
+    async def login(lockout: Lockout, number: int) -> bool:
+        for _ in range(50):
+            try:
+                begun = await lockout.begin("sub_a", Caller("bot", f"address-{number}"))
+            except LockedOut as locked:
+                if (locked.retry_after or 0) > 1:
+                    return False
+                await asyncio.sleep(0.01)
+                continue
+            await asyncio.sleep(0.05)
+            await lockout.end(begun, "failed")
+            return True
+        return False
+
+    async def check(lockout: Lockout) -> None:
+        await attempt(lockout, "sub_a", PHONE, "matched")
+        failures = sum(await asyncio.gather(*(login(lockout, number) for number in range(128))))
+        assert SUBJECT_FAILURES <= failures < MAX_FAILURES_IN_A_ROW
+        await attempt(lockout, "sub_a", PHONE, "matched")
 
     run(valkey, check)
 
