@@ -160,8 +160,9 @@ def test_failures_from_many_places_make_a_subject_wait_ever_longer(valkey: RealV
     run(valkey, check)
 
 
-def test_attempts_in_progress_take_no_place_of_the_person(valkey: RealValkey) -> None:
+def test_attempts_in_progress_take_no_place_of_the_persons_devices(valkey: RealValkey) -> None:
     async def check(lockout: Lockout) -> None:
+        await attempt(lockout, "sub_a", PHONE, "matched")
         for number in range(30):  # none of them ends
             with suppress(LockedOut):
                 await lockout.begin("sub_a", Caller("bot", f"address-{number % 10}"))
@@ -170,6 +171,7 @@ def test_attempts_in_progress_take_no_place_of_the_person(valkey: RealValkey) ->
                 await lockout.begin("sub_a", Caller(f"bot-{number}", "one-address"))
         for _ in range(20):
             await attempt(lockout, "sub_a", PHONE, "matched")
+        await lockout.end(await lockout.begin("sub_a", LAPTOP, signed=True), "neither")
 
     run(valkey, check)
 
