@@ -1,4 +1,4 @@
-"""Tasks that go on if nobody waits for them any more.
+"""Tasks that go on after their callers have stopped waiting.
 
 What must not end halfway runs in one: if a client hangs up or its time is over, only the wait ends.
 """
@@ -31,7 +31,7 @@ class DetachedTasks:
         return await asyncio.shield(self.start(work))
 
     def cancel(self, task: "asyncio.Task[Any]") -> None:
-        """Cancel one that nobody waits for."""
+        """Cancel one whose caller has stopped waiting."""
         self._running.discard(task)
         task.cancel()
 

@@ -42,7 +42,8 @@ class SharedCheck:
         async with self._lock:
             if self._began >= asked:
                 return
-            await asyncio.sleep(max(0.0, self._rests_until - time.monotonic()))
+            if (rest := self._rests_until - time.monotonic()) > 0:
+                await asyncio.sleep(rest)
             began = time.monotonic()
             # A read, whoever asks: requests that read wait for it too, so it must not wait for the
             # threads of those that change something.
@@ -52,6 +53,6 @@ class SharedCheck:
             finally:
                 CHANGES.reset(token)
                 now = time.monotonic()
-                rest = (now - began) * (1 / self._share - 1)
-                self._rests_until = now + min(rest, _LONGEST_REST_SECONDS)
+                due = (now - began) * (1 / self._share - 1)
+                self._rests_until = now + min(due, _LONGEST_REST_SECONDS)
             self._began = began

@@ -29,7 +29,7 @@ _MAX_PIPELINED_BYTES = MIB
 
 
 def redis_unavailable(error: Exception, detail: str = _SILENT) -> Unavailable:
-    """What a client is told of an error of Redis, or of Celery's connection to it.
+    """The error for clients when Redis, or Celery's connection to it, has failed.
 
     Args:
         error: Its text says whether Redis answered that it cannot write at all.

@@ -154,7 +154,7 @@ def test_item_of_a_cancelled_request_is_dropped(
 def test_a_request_that_ends_while_it_pushes_sends_its_task(
     valkey: RealValkey, worker_client: redis.Redis, ends: str, waits_for: str, *, together: bool
 ) -> None:
-    """It has marked the queue as scheduled, so that nobody else sends one."""
+    """It has marked the queue as scheduled, so no other request sends its task."""
 
     async def use(api: Api) -> None:
         tasks = cast(RecordedTasks, api.dispatcher._tasks)
