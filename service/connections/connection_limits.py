@@ -25,13 +25,11 @@ closes its sending half after a request is answered, see `half_closed`.
 
 import asyncio
 import contextvars
-import json
 import logging
 import secrets
 import sys
 from collections.abc import Container
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import httptools
@@ -39,22 +37,20 @@ import structlog
 from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from contracts.errors import CODES
 from contracts.settings import Settings
 from service.connections.eviction import to_evict
+from service.connections.framing import Framing
 from service.connections.half_closed import has_peer_gone
 from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
 from service.connections.pipelining import MAX_WAITING, SLICES, HeldFlow, Turns, slice_end
+from service.connections.refusal import refusal
 from service.http.addresses import network_of, trusted_hosts
 
 CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 * 1024
 """No client needs more, and the cost of a head can grow faster than its length."""
 MAX_HEADERS = 128
-MAX_FRAMING_BYTES = 16 * 1024
-"""Of a chunked body, beside its content: sizes and extensions of chunks, and trailers."""
-_MAX_FRAMING_SHARE = 16  # and so many bytes for each of the content: chunks of one byte take five
 MAX_PATH_BYTES = 2048
 MAX_UNREAD_BYTES = 512 * 1024 * 1024
 GONE_SECONDS = 0.25  # between two looks whether a client that sends no more has gone
@@ -62,7 +58,6 @@ UNPROBED_SECONDS = 1.0  # that such a client is given if it cannot be asked
 _LEAVING_SECONDS = 1.0  # that a closed connection is given to deliver the rest, if all are in use
 _TRANSFER = b"transfer-encoding"
 _LENGTH = b"content-length"
-_CLOSE = b"content-type: application/problem+json\r\nconnection: close\r\n"
 
 log = structlog.get_logger()
 # uvicorn's own line for each malformed request has no bound; `send_400_response` writes another.
@@ -88,8 +83,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._body_left = 0  # bytes of a body of known length; of others, minus what has arrived
-        self._framing = 0  # bytes of a chunked body that are not its content
-        self._latest_framing = 0  # of these, those since the last content
+        self._framing = Framing()
         self._unparsed = b""  # what has arrived, from `_at` on
         self._at = 0
         self._awaits_turn = False  # to begin the next request, or to parse more
@@ -206,7 +200,9 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._at += len(data)
         self._parse(data)
         if is_chunked and self._in_body and not self._has_completed:
-            self._limit_framing(len(data), left_before - self._body_left)
+            self._framing.add(len(data), left_before - self._body_left)
+            if self._framing.is_too_long and not self.transport.is_closing():
+                self._refuse(400, "The chunk extensions or trailers of a body may have 16 KiB.")
         # When idle: empty lines between requests end uvicorn's keep-alive but begin nothing.
         # After a body, this was the rest of a refused one.
         if not (was_in_body or self._in_body) and (self._in_head or self.is_idle):
@@ -214,19 +210,6 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._head_bytes += 1 if self._has_completed else len(data)
             if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
                 self._refuse(431, "The head of a request may have 16 KiB.")
-
-    def _limit_framing(self, parsed: int, content: int) -> None:
-        """Refuse a chunked body of which far too much is no content: extensions or trailers.
-
-        The parser takes time with the square of the length of a trailer, and nothing else would end
-        a body that has no content: none waits to be read.
-        """
-        self._framing += parsed - content
-        self._latest_framing = parsed - content + (0 if content else self._latest_framing)
-        allowed = MAX_FRAMING_BYTES - _MAX_FRAMING_SHARE * self._body_left
-        too_long = self._latest_framing > MAX_FRAMING_BYTES or self._framing > allowed
-        if too_long and not self.transport.is_closing():
-            self._refuse(400, "The chunk extensions or trailers of a body may have 16 KiB.")
 
     def _parse(self, data: bytes) -> None:
         """Parse the data; a request with `Upgrade` in it stops the parser, and is parsed again."""
@@ -314,7 +297,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         # Raises for a URL without a path. Only then is there a request that has a body.
         super().on_headers_complete()
         self._in_head, self._in_body, self._head_bytes = False, True, 0
-        self._framing = self._latest_framing = 0
+        self._framing = Framing()
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -518,22 +501,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             # It would be taken for the response to the previous request.
             self._abort("sends its next request")
             return
-        code = "bad_request" if status < 500 else "dependency_unavailable"
-        problem = {
-            "type": f"urn:opsin:problem:{code}",
-            "title": CODES[code].title,
-            "status": status,
-            "detail": detail,
-            "code": code,
-            "request_id": request_id or secrets.token_hex(16),
-        }
-        body = json.dumps(problem).encode()
-        head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        head += f"x-request-id: {problem['request_id']}\r\n"
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            head += "retry-after: 1\r\n"
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        self.transport.write(head.encode() + _CLOSE + length + body)
+        self.transport.write(refusal(status, detail, request_id or secrets.token_hex(16)))
         self.transport.close()
 
     @staticmethod

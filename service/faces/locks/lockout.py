@@ -297,10 +297,7 @@ def _places(subject_id: str, caller: Caller) -> tuple[Party, ...]:
     at = {f"places:{_digest(subject_id)}": _SUBJECT_PLACES}
     if caller.address:
         at[f"places:{_pair_digest(subject_id, caller)}"] = _PAIR_PLACES
-    return tuple(
-        Party(name, Limit(_NEVER, 1, 1, 1, places=places, personal=True), counts="matched")
-        for name, places in at.items()
-    )
+    return tuple(Party(name, _only_places(places), counts="matched") for name, places in at.items())
 
 
 def _pair_digest(subject_id: str, caller: Caller) -> str:
@@ -318,6 +315,11 @@ def _device_limit() -> Limit:
 
 def _subject_limit() -> Limit:
     return _growing(SUBJECT_FAILURES, SUBJECT_WINDOW_SECONDS, 30, personal=True)
+
+
+def _only_places(places: int) -> Limit:
+    """A limit of attempts in progress that never locks."""
+    return Limit(_NEVER, window=1, lock=1, longest=1, places=places, personal=True)
 
 
 def _growing(
