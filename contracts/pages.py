@@ -1,6 +1,7 @@
 """Paged lists: the query parameters and the shape of the response."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Generic, Self, TypeVar
 
 from pydantic import BaseModel, Field
@@ -32,3 +33,8 @@ class Page(BaseModel, Generic[T]):
         start = int(cursor)
         end = start + limit
         return cls(items=list(items[start:end]), next_cursor=str(end) if end < len(items) else None)
+
+
+def page_json(items: Iterable[str], next_cursor: str | None) -> str:
+    """The JSON of a page whose items are JSON already."""
+    return f'{{"items":[{",".join(items)}],"next_cursor":{json.dumps(next_cursor)}}}'

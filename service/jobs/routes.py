@@ -1,6 +1,5 @@
 """`/v1/jobs`: list, follow, cancel and delete jobs, and download their artifacts."""
 
-import json
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Annotated
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.jobs import FINISHED, Job, JobKind, JobState
 from contracts.keys import SCOPES
-from contracts.pages import Page, PageCursor, PageLimit
+from contracts.pages import Page, PageCursor, PageLimit, page_json
 from database.paging import Reserve
 from service.auth.job_scopes import may_read, require_job
 from service.auth.principal import Principal, principal_of, quota_key
@@ -136,8 +135,7 @@ def _page(services: Services, principal: Principal, query: JobsQuery, reserve: R
         reserve=reserve,
     )
     visible = [one for one in page.items if may_read(principal, one.job, jobs, services.store)]
-    items = ",".join(one.as_json() for one in visible)
-    return f'{{"items":[{items}],"next_cursor":{json.dumps(page.next_cursor)}}}'
+    return page_json((one.as_json() for one in visible), page.next_cursor)
 
 
 @router.get(

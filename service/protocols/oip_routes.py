@@ -28,7 +28,7 @@ from service.protocols.oip_schemas import (
     ServerMetadata,
     ServerReady,
 )
-from service.queue.version_routing import find_model, find_version
+from service.queue.version_routing import find_version
 from service.queue.workers import WorkerRegistry
 from service.shared_reads import SHARE
 from service.system.readiness import readiness_of
@@ -147,7 +147,7 @@ async def get_ready(services: ServicesDep) -> ServerReady:
 )
 async def get_model(ref: ModelRefDep, services: ServicesDep) -> ModelMetadata:
     """The inputs and outputs of a model. A model that is still loading lists all it will have."""
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     if ref.version is None:
         return oip.metadata(info, info.versions)
     version = find_version(info, ref.version)
@@ -200,7 +200,7 @@ async def get_model_ready(ref: ModelRefDep, services: ServicesDep) -> ModelReady
 )
 async def get_model_config(ref: ModelRefDep, services: ServicesDep) -> dict[str, Any]:
     """The part that Triton's tools read. `max_batch_size` is the most images in a request."""
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     if ref.version is not None:
         info = info_of_version(services.workers, info, find_version(info, ref.version))
     return oip.configuration(info, services.settings.max_images)

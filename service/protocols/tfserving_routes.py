@@ -15,7 +15,7 @@ from service.openapi import examples
 from service.protocols import tfserving
 from service.protocols.availability import info_of_version, model_status
 from service.protocols.tfserving import Metadata, PredictResponse
-from service.queue.version_routing import find_model, find_version
+from service.queue.version_routing import find_version
 
 router = APIRouter(prefix="/v1/models", tags=["TensorFlow Serving"])
 
@@ -140,7 +140,7 @@ async def get_status(ref: ModelRefDep, services: ServicesDep) -> ModelStatus:
 
     `/v1/models/{name}` and `/v1/models/{name}/versions/{version}` say the same of theirs.
     """
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     version = find_version(info, ref.version)
     status = model_status(services.workers, info, [version])
     return ModelStatus(model_version_status=status)
@@ -168,6 +168,6 @@ async def get_status(ref: ModelRefDep, services: ServicesDep) -> ModelStatus:
 )
 async def get_metadata(ref: ModelRefDep, services: ServicesDep) -> Metadata:
     """The inputs and outputs of each signature, with their types and shapes."""
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     version = find_version(info, ref.version)
     return tfserving.metadata(info_of_version(services.workers, info, version), version)

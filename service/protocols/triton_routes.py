@@ -4,6 +4,7 @@ What its clients may ask for and this server does not have (shared memory, traci
 answered as by a Triton without it, so that they get an error that they understand.
 """
 
+from functools import partial
 from typing import Any
 
 import pydantic
@@ -11,16 +12,20 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from contracts.errors import BadRequest, PayloadTooLarge, ValidationFailed
+from contracts.queue.heartbeat import VersionStatistics
 from service.dependencies import ServicesDep
-from service.http.body import read_body
+from service.http.body import JSON_TYPE, read_body
 from service.http.errors import problem_responses
+from service.http.parts import ResponseInParts
 from service.http.path_params import ModelRefDep, versioned
 from service.openapi import examples
 from service.protocols import oip
 from service.protocols.availability import choose_any
 from service.protocols.oip_schemas import LoadRequest
 from service.protocols.statistics import StatisticsResponse, statistics_of
-from service.queue.version_routing import find_model, find_version
+from service.queue.version_routing import find_version
+from service.queue.workers import WorkerRegistry
+from service.shared_reads import SHARE
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -40,15 +45,23 @@ _MEMORY = ("systemsharedmemory", "cudasharedmemory")
     "/models/stats",
     operation_id="oip_statistics",
     summary="Statistics of all models",
+    response_model=StatisticsResponse,
     responses={200: examples.json_response("The statistics.", examples.OIP_STATISTICS)},
 )
-async def get_all_statistics(services: ServicesDep) -> StatisticsResponse:
+async def get_all_statistics(services: ServicesDep) -> Response:
     """The counts of every version that a worker has computed something with."""
-    reports = [report for worker in services.workers.workers for report in worker.statistics]
-    known = sorted({(report.model, report.version) for report in reports})
-    return StatisticsResponse(
-        model_stats=[statistics_of(name, version, reports) for name, version in known]
-    )
+    make = partial(_statistics, services.workers)
+    content = await services.shared_reads.run("statistics", make, share=SHARE)
+    return ResponseInParts(content, media_type=JSON_TYPE)
+
+
+def _statistics(workers: WorkerRegistry) -> bytes:
+    reports: dict[tuple[str, int], list[VersionStatistics]] = {}
+    for worker in workers.workers:
+        for report in worker.statistics:
+            reports.setdefault((report.model, report.version), []).append(report)
+    found = [statistics_of(*version, own) for version, own in sorted(reports.items())]
+    return StatisticsResponse(model_stats=found).model_dump_json(by_alias=True).encode()
 
 
 @router.get(
@@ -76,7 +89,7 @@ async def get_statistics(ref: ModelRefDep, services: ServicesDep) -> StatisticsR
     The counts are those of all workers that run now, each since it started. Opsin counts images
     where Triton counts requests, and does not measure `compute_input` and `compute_output`.
     """
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     reports = [report for worker in services.workers.workers for report in worker.statistics]
     counted = {report.version for report in reports if report.model == info.name}
     if ref.version is not None:
@@ -126,7 +139,7 @@ async def load_model(request: Request, ref: ModelRefDep, services: ServicesDep) 
             "The server does not support loading a model with a configuration or files of the "
             "client. POST /v1/trainings makes models."
         )
-    find_model(services.workers.models(), ref.model)
+    services.workers.model(ref.model)
     choose_any(services.workers, ref.model, None)
     return JSONResponse({})
 
@@ -134,7 +147,7 @@ async def load_model(request: Request, ref: ModelRefDep, services: ServicesDep) 
 @router.post("/repository/models/{model}/unload", include_in_schema=False)
 async def unload_model(ref: ModelRefDep, services: ServicesDep) -> Response:
     """Refused, because other clients may be using the model."""
-    info = find_model(services.workers.models(), ref.model)
+    info = services.workers.model(ref.model)
     raise BadRequest(
         "The server does not support unloading a model by this request. A version is unloaded when "
         f"no alias points to it: DELETE /v1/models/{info.name}/aliases/champion."

@@ -5,7 +5,7 @@ answers, which the workers keep loaded for that long. So no request fails in bet
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from contracts.errors import (
@@ -46,9 +46,11 @@ class VersionRouter:
     store: StoreSnapshot
     workers: tuple[WorkerBeat, ...]
     _held: dict[str, list[HeldModel]] = field(init=False, repr=False, compare=False)
+    _names: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
     _infos: dict[str, ModelInfo] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _texts: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Sort what the workers report by model, since workers may hold hundreds of them."""
@@ -59,8 +61,14 @@ class VersionRouter:
         object.__setattr__(self, "_held", held)
 
     def names(self) -> list[str]:
-        """All models: first those of the catalog, then of the settings and the store."""
-        return list(dict.fromkeys((*CATALOG, *self.configured, *self.store.names())))
+        """All models: first those of the catalog, then of the settings and the store.
+
+        Do not change the list, it is made once.
+        """
+        if not self._names:
+            known = dict.fromkeys((*CATALOG, *self.configured, *self.store.names()))
+            object.__setattr__(self, "_names", list(known))
+        return self._names
 
     def choose(self, name: str, version: str | None, operation: Operation) -> ServedVersion | None:
         """The version that answers, or None if none can."""
@@ -75,9 +83,8 @@ class VersionRouter:
         self, name: str, version: str | None, operation: Operation
     ) -> OpsinError:
         """Why `choose` returned None, and what to do about it."""
-        names = self.names()
-        if name not in names:
-            return _unknown_model(name, names)
+        if not self._is_known(name):
+            return self._unknown_model(name)
         unknown_version = self._unknown_version(name, version or CHAMPION)
         if unknown_version is not None:
             return unknown_version
@@ -143,6 +150,31 @@ class VersionRouter:
         if info is None:
             info = self._infos[name] = self._model_info(name)
         return info
+
+    def model_json(self, name: str) -> str:
+        """The same as JSON, made once too: lists of hundreds of models may be asked for often."""
+        text = self._texts.get(name)
+        if text is None:
+            text = self._texts[name] = self.model_info(name).model_dump_json(by_alias=True)
+        return text
+
+    def find(self, name: str) -> ModelInfo:
+        """`model_info`, of a name that a client sent.
+
+        Raises:
+            ModelNotFound: There is no such model; the message lists those there are.
+        """
+        if not self._is_known(name):
+            raise self._unknown_model(name)
+        return self.model_info(name)
+
+    def _is_known(self, name: str) -> bool:
+        return name in CATALOG or name in self.configured or name in self.store.models
+
+    def _unknown_model(self, name: str) -> ModelNotFound:
+        quoted = name[:_MAX_QUOTED]
+        meant = similar(quoted, self.names())
+        return ModelNotFound(f"There is no model '{quoted}'.{meant} Known: {few(self.names())}.")
 
     def _model_info(self, name: str) -> ModelInfo:
         row, known = CATALOG.get(name), self.store.get(name)
@@ -281,18 +313,6 @@ def _champion_or_newest(known: ModelVersions) -> Manifest | None:
     return None if number is None else known.versions[number]
 
 
-def find_model(models: Iterable[ModelInfo], name: str) -> ModelInfo:
-    """The model of that name.
-
-    Raises:
-        ModelNotFound: There is none; the message lists those there are.
-    """
-    by_name = {model.name: model for model in models}
-    if name not in by_name:
-        raise _unknown_model(name, by_name)
-    return by_name[name]
-
-
 def find_version(model: ModelInfo, version: str | None) -> int:
     """The version of that number or alias; None is the champion.
 
@@ -311,11 +331,4 @@ def find_version(model: ModelInfo, version: str | None) -> int:
     raise VersionNotFound(
         f"'{model.name}' has no version '{requested[:_MAX_QUOTED]}'. "
         f"Versions: {versions}; aliases: {aliases}."
-    )
-
-
-def _unknown_model(name: str, known: Iterable[str]) -> ModelNotFound:
-    names, quoted = list(known), name[:_MAX_QUOTED]
-    return ModelNotFound(
-        f"There is no model '{quoted}'.{similar(quoted, names)} Known: {few(names)}."
     )

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from contracts.errors import OpsinError
 from contracts.inference.inference import Operation
 from contracts.inference.registry import LaneInfo, ModelInfo
+from contracts.pages import Page, page_json
 from contracts.queue import redis_keys, scripts
 from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
@@ -170,6 +171,19 @@ class WorkerRegistry:
     def models(self) -> list[ModelInfo]:
         """Every model of the catalog, the settings and the store with its present state."""
         return [self._router.model_info(name) for name in self._router.names()]
+
+    def model(self, name: str) -> ModelInfo:
+        """One of them.
+
+        Raises:
+            ModelNotFound: There is no such model.
+        """
+        return self._router.find(name)
+
+    def models_page(self, limit: int, cursor: str) -> str:
+        """A page of them as the JSON of `Page[ModelInfo]`."""
+        page = Page[str].of(self._router.names(), limit, cursor)
+        return page_json(map(self._router.model_json, page.items), page.next_cursor)
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
         """Wait until the live workers have loaded a version; False if none does in that time.

@@ -2,16 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from contracts.inference.registry import ModelDetail, ModelInfo
 from contracts.pages import IndexCursor, Page, PageLimit
 from service.dependencies import ServicesDep
+from service.http.body import JSON_TYPE
 from service.http.errors import problem_responses
+from service.http.parts import ResponseInParts
 from service.openapi import examples
 from service.protocols.availability import model_status
-from service.queue.version_routing import find_model
 
 router = APIRouter(prefix="/v1/models", tags=["Models"])
 
@@ -29,6 +30,7 @@ class ModelsQuery(BaseModel):
     "",
     operation_id="list_models",
     summary="List the models",
+    response_model=Page[ModelInfo],
     responses={
         200: examples.json_response(
             "A page of models.", {"items": [examples.MODEL], "next_cursor": None}
@@ -36,11 +38,10 @@ class ModelsQuery(BaseModel):
         **problem_responses("validation_error"),
     },
 )
-async def list_models(
-    query: Annotated[ModelsQuery, Query()], services: ServicesDep
-) -> Page[ModelInfo]:
+async def list_models(query: Annotated[ModelsQuery, Query()], services: ServicesDep) -> Response:
     """All models, including those that cannot be served now, with the reason and the remedy."""
-    return Page[ModelInfo].of(services.workers.models(), query.limit, query.cursor)
+    content = services.workers.models_page(query.limit, query.cursor).encode()
+    return ResponseInParts(content, media_type=JSON_TYPE)
 
 
 @router.get(
@@ -60,6 +61,6 @@ async def get_model(
 
     `model_version_status` says the same in the terms of TensorFlow Serving.
     """
-    info = find_model(services.workers.models(), name)
+    info = services.workers.model(name)
     status = model_status(services.workers, info, info.versions)
     return ModelDetail(**dict(info), model_version_status=status, ready=info.state == "ready")

@@ -2,12 +2,12 @@
 
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from contracts.errors import VersionNotFound
+from contracts.errors import ModelNotFound, VersionNotFound
 from contracts.inference.manifest import ALIAS_NAME, MODEL_NAME
 from contracts.inference.registry import AliasRequest, ModelInfo, VersionDetail
 from contracts.wording import few
@@ -242,7 +242,7 @@ def _require_scope_of_holder(request: Request, store: Store, name: str, holder: 
 
 
 def _info(services: Services, name: str) -> ModelInfo:
-    model: Any = next((info for info in services.workers.models() if info.name == name), None)
-    if not isinstance(model, ModelInfo):
-        raise VersionNotFound(f"'{name}' was removed from the store in the meantime.")
-    return model
+    try:
+        return services.workers.model(name)
+    except ModelNotFound:
+        raise VersionNotFound(f"'{name}' was removed from the store in the meantime.") from None

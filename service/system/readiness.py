@@ -1,8 +1,9 @@
 """Whether the service can serve and what is missing, and the depths of the job queues."""
 
 import asyncio
+from contextlib import suppress
 
-from contracts.errors import Unavailable
+from contracts.errors import ModelNotFound, Unavailable
 from contracts.inference.registry import JobQueueInfo, Readiness
 from contracts.queue.clock import MAX_AHEAD_SECONDS
 from contracts.queue.heartbeat import ModelState
@@ -23,10 +24,9 @@ async def readiness_of(services: Services, model: str | None = None) -> Readines
     database = await _database_ok(services)
     models = [m for worker in services.workers.workers for m in worker.models]
     states: set[ModelState] = {m.state for m in models}
-    known = list(services.workers.models())
     serves = any(m.operations for m in models)
     if model is not None:
-        serves = serves and any(m.name == model and m.operations for m in known)
+        serves = serves and _has_operations(services, model)
     unread = services.changes.unread
     missing = [
         *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
@@ -40,10 +40,16 @@ async def readiness_of(services: Services, model: str | None = None) -> Readines
         database="ok" if database else "unreachable",
         worker="ok" if serves else "loading" if "loading" in states else "none",
         # Of the other models not even the names are for everybody.
-        loading=[m.name for m in known if m.state == "loading" and m.name in CATALOG],
+        loading=[name for name in CATALOG if services.workers.model(name).state == "loading"],
         detail=" ".join(missing) or None,
         warnings=_clock_warnings(services),
     )
+
+
+def _has_operations(services: Services, model: str) -> bool:
+    with suppress(ModelNotFound):
+        return bool(services.workers.model(model).operations)
+    return False
 
 
 def _clock_warnings(services: Services) -> list[str]:

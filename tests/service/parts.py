@@ -50,6 +50,7 @@ from contracts.inference.manifest import Manifest
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.jobs import FINISHED, Job, JobKind, JobState, Progress
 from contracts.keys import Scope
+from contracts.pages import Page
 from contracts.queue.clock import RedisClock
 from contracts.queue.explain_messages import (
     ActivationsReply,
@@ -304,6 +305,16 @@ class FakeWorkers:
             )
             for row in CATALOG.values()
         ]
+
+    def model(self, name: str) -> ModelInfo:
+        found = next((one for one in self.models() if one.name == name), None)
+        if found is None:
+            known = ", ".join(one.name for one in self.models())
+            raise ModelNotFound(f"There is no model '{name}'. Known: {known}.")
+        return found
+
+    def models_page(self, limit: int, cursor: str) -> str:
+        return Page[ModelInfo].of(self.models(), limit, cursor).model_dump_json()
 
     def choose(
         self, model: str | None, version: str | None, operation: Operation

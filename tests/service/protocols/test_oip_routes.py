@@ -17,6 +17,7 @@ from contracts.queue.heartbeat import BatchStatistics, VersionStatistics
 from contracts.queue.messages import Reply
 from contracts.settings import Settings
 from service.protocols.oip import LENGTH_HEADER
+from service.protocols.statistics import ModelStatistics, statistics_of
 from tests.service.parts import FakeServices
 from tests.service.protocols.bases import serve_base
 
@@ -234,6 +235,29 @@ def test_settings_of_the_server_are_refused_in_words(
         assert f"does not support {words}" in answer.json()["error"].replace(
             "reading or changing its ", ""
         )
+
+
+def test_statistics_of_many_versions_are_read_once(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of each version are looked for in its own reports only."""
+    (worker,) = fakes.workers.workers
+    counted = [
+        VersionStatistics(model=name, version=1, images=1, failed=0, queue_seconds=0, last_at=1)
+        for name in ("b", "a")
+    ]
+    held = worker.model_copy(update={"statistics": tuple(counted)})
+    fakes.workers.workers = (held, held)
+    read, sum_up = list[list[str]](), statistics_of
+
+    def seen(name: str, version: int, reports: list[VersionStatistics]) -> ModelStatistics:
+        read.append([one.model for one in reports])
+        return sum_up(name, version, reports)
+
+    monkeypatch.setattr("service.protocols.triton_routes.statistics_of", seen)
+    found = client.get("/v2/models/stats").json()["model_stats"]
+    assert [(one["name"], one["inference_count"]) for one in found] == [("a", 2), ("b", 2)]
+    assert read == [["a", "a"], ["b", "b"]]
 
 
 def test_statistics_are_the_sum_of_all_workers(client: httpx.Client, fakes: FakeServices) -> None:

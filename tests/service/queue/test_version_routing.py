@@ -147,6 +147,19 @@ def test_a_trained_champion_loads_while_a_worker_still_loads_others(store: Store
 
 
 def test_what_is_told_of_a_model_is_made_once(store: Store) -> None:
-    """Every request for one model looks at all of them, of which there may be hundreds."""
+    """Lists of hundreds of models may be asked for many times a second."""
     known = router(store, worker("w1", loaded(2)))
     assert known.model_info("pets") is known.model_info("pets")
+    assert known.model_json("pets") is known.model_json("pets")
+    assert known.names() is known.names()
+
+
+def test_one_model_is_found_without_looking_at_the_others(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = router(store, worker("w1", loaded(2)))
+    with pytest.raises(ModelNotFound, match=r"Did you mean pets\? Known: "):
+        known.find("pet")
+    monkeypatch.setattr(VersionRouter, "names", None)
+    assert known.find("pets").name == "pets"
+    assert known.find("vgg16").versions == [], "in the catalog, not in the store"
