@@ -9,6 +9,7 @@ from contracts.queue.messages import Pixels
 from models.catalog import Network
 from models.export.catalog_weights import (
     CatalogWeights,
+    awaits_promotion,
     find_catalog_weights,
     find_imported_version,
     may_replace,
@@ -47,10 +48,12 @@ def import_network(network: Network, weights: Weights, store: Store, images: Pix
             model = build(network, include_top=origin.is_whole)
             load_weights(model, network.name, origin.file.path, origin.file.format)
             version = _publish(network, model, origin, store, images)
-            champion = store.aliases(network.name).get(CHAMPION)
-            if may_replace(store, network.name, champion):
-                with suppress(AliasMovedError):
-                    store.promote(network.name, version, check=unmoved(champion))
+        elif not awaits_promotion(store, network.name):
+            return version
+        champion = store.aliases(network.name).get(CHAMPION)
+        if may_replace(store, network.name, champion):
+            with suppress(AliasMovedError):
+                store.promote(network.name, version, check=unmoved(champion))
     return version
 
 

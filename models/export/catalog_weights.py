@@ -11,6 +11,7 @@ from contracts.inference.manifest import WeightsRecord
 from contracts.settings import Settings
 from models.catalog import Network
 from models.processes import child_environment, module_command
+from models.store.aliases import DamagedAliasesError
 from models.store.manifest import sha256_of
 from models.store.store import Store
 from models.weights.catalog import WeightFile, Weights, WeightsMissing
@@ -61,6 +62,15 @@ def find_imported_version(store: Store, model: str, origin: CatalogWeights) -> i
         if provenance.weights == origin.record and provenance.job_id is None:
             return version
     return None
+
+
+def awaits_promotion(store: Store, model: str) -> bool:
+    """Whether an import ended between publishing the first version and making it champion."""
+    try:
+        has_champion = store.aliases(model) or store.former_champions(model)
+    except DamagedAliasesError:
+        return False
+    return not has_champion and len(store.versions(model)) == 1
 
 
 def may_replace(store: Store, model: str, champion: int | None) -> bool:

@@ -9,6 +9,7 @@ from contracts.settings import Settings
 from models.catalog import CATALOG, Network
 from models.export.catalog_weights import (
     IMPORT_SECONDS,
+    awaits_promotion,
     find_catalog_weights,
     find_imported_version,
     start_import,
@@ -63,7 +64,8 @@ class CatalogImporter:
             self._report(model, missing.detail)
             return
         partial = None if origin.is_whole else self._partial_reason(network)
-        if find_imported_version(self._store, model, origin) is None:
+        version = find_imported_version(self._store, model, origin)
+        if version is None or awaits_promotion(self._store, model):
             reason = "Its weights are being imported into the store, once."
             loading = HeldModel(name=model, state="loading", reason=reason)
             self._manager.set_missing(model, loading, partial=partial)

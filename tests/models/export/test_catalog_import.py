@@ -137,3 +137,24 @@ def test_a_champion_that_moves_at_the_same_moment_stays(
     weights, images = MagicMock(), np.zeros((1, 8, 8, 3), np.uint8)
     assert import_network(CATALOG["squeezenet"], weights, store, images) == 2
     assert store.aliases("squeezenet") == {"champion": other}
+
+
+def test_an_import_that_was_killed_before_the_promotion_is_completed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    with store.staging() as folder:
+        write_files(folder)
+        version = store.publish("squeezenet", folder, DRAFT)
+    module = "models.export.catalog_import"
+    monkeypatch.setattr(f"{module}.find_catalog_weights", MagicMock())
+    monkeypatch.setattr(f"{module}.find_imported_version", lambda *_: version)
+
+    def imported() -> dict[str, int]:
+        images = np.zeros((1, 8, 8, 3), np.uint8)
+        assert import_network(CATALOG["squeezenet"], MagicMock(), store, images) == version
+        return store.aliases("squeezenet")
+
+    assert imported() == {"champion": version}
+    store.drop_alias("squeezenet", "champion")
+    assert imported() == {}, "whoever deleted the alias meant it"
