@@ -28,7 +28,6 @@ import contextvars
 import logging
 import secrets
 import sys
-from collections.abc import Container
 from functools import partial
 from typing import Any
 
@@ -45,7 +44,7 @@ from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
 from service.connections.pipelining import MAX_WAITING, SLICES, HeldFlow, Turns, slice_end
 from service.connections.refusal import refusal
-from service.http.addresses import network_of, trusted_hosts
+from service.http.addresses import TrustedProxies, network_of
 
 CHECK_SECONDS = 10.0
 MAX_HEAD_BYTES = 16 * 1024
@@ -72,7 +71,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     max_connections = 1024
     check_seconds = CHECK_SECONDS
     max_unread = MAX_UNREAD_BYTES
-    proxies: Container[str] = ()  # whose connections belong to many clients
+    proxies = TrustedProxies()  # whose connections belong to many clients
     lines = LineLimit()
     turns = Turns()
     flow: HeldFlow
@@ -254,7 +253,8 @@ class TimeoutProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
         else:
             begin = partial(self._begin, cycle, app)
-            self.turns.add(self.loop, self.network, begin, self._context)
+            forwarded = self.proxies.network_behind(self.headers) if self.is_proxied else ""
+            self.turns.add(self.loop, forwarded or self.network, begin, self._context)
 
     def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -520,6 +520,6 @@ def protocol_class(settings: Settings) -> type[TimeoutProtocol]:
         header_seconds = settings.header_seconds
         min_rate = settings.min_upload_rate
         max_connections = settings.max_connections
-        proxies = trusted_hosts(settings.trusted_proxies)
+        proxies = TrustedProxies(settings.trusted_proxies)
 
     return ConfiguredProtocol

@@ -1,7 +1,7 @@
 """Client addresses as limits count them."""
 
 import ipaddress
-from collections.abc import Container, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -25,10 +25,25 @@ def network_of(host: str) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-def trusted_hosts(proxies: Sequence[str]) -> Container[str]:
-    """The hosts that these addresses and networks contain."""
+class TrustedProxies:
+    """The proxies whose headers count, as uvicorn tells them.
 
-    async def unused(*_: object) -> None: ...
+    Args:
+        addresses: Their addresses and networks.
+    """
 
-    middleware = ProxyHeadersMiddleware(unused, list(proxies))
-    return middleware.trusted_hosts  # type: ignore[return-value] # it is only asked for strings
+    def __init__(self, addresses: Sequence[str] = ()) -> None:
+        async def unused(*_: object) -> None: ...
+
+        self._hosts = ProxyHeadersMiddleware(unused, list(addresses)).trusted_hosts
+
+    def __contains__(self, host: str) -> bool:
+        return host in self._hosts
+
+    def network_behind(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The network of the client that a trusted proxy sent these headers for; "" if unknown."""
+        values = [value for name, value in headers if name == b"x-forwarded-for"]
+        if not values:
+            return ""
+        sent = b", ".join(values).decode("latin-1")
+        return network_of(self._hosts.get_trusted_client_address(sent)[0])

@@ -5,8 +5,6 @@ this service. It is removed from the path of the request, in case the proxy has 
 before every `Location` and every URL in a response.
 """
 
-import re
-
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,8 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from contracts.public_paths import PREFIX, is_prefix
 from contracts.settings import Settings
 
-_HEADER, _ADDRESSES = b"x-forwarded-prefix", b"x-forwarded-for"
-_WITH_PORT = re.compile(rb"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+):\d+")
+_HEADER = b"x-forwarded-prefix"
 
 
 def forwarded(settings: Settings) -> list[Middleware]:
@@ -53,8 +50,6 @@ class Forwarded:
         client = scope.get("client")
         is_trusted = client is not None and client[0] in self._addresses.trusted_hosts
         prefix = (prefix_of(scope["headers"]) if is_trusted else "") or self._root_path
-        if is_trusted:
-            scope = dict(scope) | {"headers": _without_ports(scope["headers"])}
         token = PREFIX.set(prefix)
         try:
             await self._addresses(scope, receive, send)  # type: ignore[arg-type] # as above
@@ -79,25 +74,6 @@ class Forwarded:
             await send(message)
 
         await self.app(scope, receive, send_prefixed)
-
-
-def _without_ports(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers with plain addresses in `X-Forwarded-For`.
-
-    Some proxies, such as Azure's, send `192.0.2.1:50123`. Limits by address would then take each
-    connection for another client, and a trusted proxy would not be recognized.
-    """
-    return [
-        (name, b", ".join(map(_address_of, value.split(b","))) if name == _ADDRESSES else value)
-        for name, value in headers
-    ]
-
-
-def _address_of(sent: bytes) -> bytes:
-    sent = sent.strip().strip(b'"')
-    if found := _WITH_PORT.fullmatch(sent):
-        return found[1] or found[2]
-    return sent
 
 
 def prefix_of(headers: list[tuple[bytes, bytes]]) -> str:

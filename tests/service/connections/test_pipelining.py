@@ -20,6 +20,7 @@ from service.connections.pipelining import (
     Turns,
     slice_end,
 )
+from service.http.addresses import TrustedProxies
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST /%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
@@ -348,6 +349,25 @@ def test_networks_take_turns() -> None:
         return went
 
     assert "".join(asyncio.run(body())[:6]) == "abcaca"
+
+
+def test_clients_behind_a_proxy_take_turns() -> None:
+    async def body() -> list[str]:
+        asked: list[tuple[str, bytes]] = []
+        clients = ["192.0.2.1"] * 100 + ["192.0.2.2"]
+        for client in clients:
+            connection = Connection()
+            connection.asked = asked
+            connection.protocol.client = ("10.0.0.1", 1)
+            connection.protocol.proxies = TrustedProxies(["10.0.0.0/8"])
+            head = b"GET /%b HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.2, %b\r\n\r\n"
+            connection.protocol.data_received(head % (client.encode(), client.encode()))
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert len(asked) == len(clients)
+        return [path for path, _ in asked]
+
+    assert "/192.0.2.2" in asyncio.run(body())[: 2 * _CONNECTIONS]
 
 
 def test_of_hundreds_of_connections_few_begin_their_next_request_in_one_turn() -> None:
