@@ -70,7 +70,7 @@ sbom:
 # exec: Ctrl-C reaches only the benchmark, which then stops everything it started.
 bench:
 	@scripts/venv dev
-	@exec $(VENV)/bin/python -m benchmarks.bench $(if $(QUICK),--quick) $(BENCH)
+	@exec $(VENV)/bin/python -m benchmarks.comparison $(if $(QUICK),--quick) $(BENCH)
 
 # Single faults, then a rolling restart, then three times the load; CHAOS="--only Valkey" for a few,
 # DATABASE=postgresql for a database of that kind, here and in `make soak`.

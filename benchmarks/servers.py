@@ -13,8 +13,6 @@ from pathlib import Path
 import httpx
 import psutil
 
-from benchmarks.figures import Memory
-
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 12.0
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of linux/prctl.h
@@ -42,6 +40,19 @@ class Launch:
     port: int
     path: str
     field: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory of a process in MiB.
+
+    Attributes:
+        pss: With its share of the pages that it shares with other processes.
+        rss: With all of them.
+    """
+
+    pss: float
+    rss: float
 
 
 class Server:

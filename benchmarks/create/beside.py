@@ -4,7 +4,7 @@
     python -m benchmarks.create.beside PHOTO STYLE --url http://127.0.0.1:8000
 
 Two jobs run at a time, a style transfer and a dream, one after the other until the time is over.
-The clients are those of `benchmarks.beside_training`.
+The clients are those of `benchmarks.paced_clients`, as beside a training.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.beside_training import FINISHED, Times, paced, report, requester
+from benchmarks.paced_clients import Times, paced, report, requester
+from contracts.jobs import FINISHED
 
 
 def main() -> None:

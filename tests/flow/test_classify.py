@@ -225,7 +225,7 @@ def test_the_system_page_lists_workers_and_queues(client: httpx.Client) -> None:
 def test_http_answers_equal_those_of_the_version(
     running: Installation, client: httpx.Client, shared: Path, networks: Networks, model: str
 ) -> None:
-    """On a quarter of the images; `python -m benchmarks.accuracy` compares all of them."""
+    """On a quarter of the images; `python -m benchmarks.serving.accuracy` compares all of them."""
     if model not in ready(running):
         pytest.skip(f"{model} is not ready here")
     predictor = load_version(Store(networks(*RUNNING)), model, max_batch_size=8)

@@ -1,4 +1,4 @@
-"""Promoting, rolling back and deleting under load; the long run is benchmarks.hot_swap."""
+"""Promoting, rolling back and deleting under load; the long run is benchmarks.serving.hot_swap."""
 
 import shutil
 import time
@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from benchmarks.hot_swap import HotSwap
+from benchmarks.serving.hot_swap import HotSwap
 from contracts.inference.manifest import Draft
 from models.store.store import Store
 from tests.conftest import SHARED

@@ -1,0 +1,1 @@
+"""`make bench`: Opsin and its peers, loaded in turns, and the page of the results."""

@@ -1,0 +1,1 @@
+"""Accuracy of face recognition, and the time of searches and enrollments."""

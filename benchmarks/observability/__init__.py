@@ -1,0 +1,1 @@
+"""What metrics and traces cost, and the picture of a trace."""

@@ -1,0 +1,1 @@
+"""Runtimes, precisions, shared bases and swaps of the models that are served."""

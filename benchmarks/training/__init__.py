@@ -1,0 +1,1 @@
+"""Trainings: their time, what they say, and their effect on requests."""
