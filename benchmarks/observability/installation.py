@@ -76,7 +76,7 @@ def started(options: argparse.Namespace, collector: Collector, switch: str) -> I
         (site / "sitecustomize.py").write_text(SITE)
         if options.store:
             (home / "store").symlink_to(options.store)
-        subject = Subject(options.model, options.model, 0, Path(), 1, 1)
+        subject = Subject(options.model, options.model, 0, Path(), Path(), 1, 1)
         launch = opsin(subject, FIRST_PORT, home, options.weights)
         more = {
             "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),

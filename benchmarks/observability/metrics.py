@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contracts.metrics.exposition import Merged, exposition
 from contracts.metrics.publishing import Snapshots
 from contracts.metrics.registry import Metrics
-from service.metrics.middleware import _Request
+from service.metrics.middleware import CountedRequest
 from service.metrics.request_record import recording
 
 QUEUE = ("squeezenet", "1", "classify")
@@ -43,7 +43,7 @@ def main() -> None:
     def request() -> None:
         state = {"arrived": time.monotonic()}
         metrics.inc("http_requests_in_progress")
-        one = _Request({"state": state}, metrics)
+        one = CountedRequest(state, metrics)
         one.status = 200
         with recording(one.record):
             one.record.chosen("classify", "squeezenet", 1)
