@@ -5,12 +5,13 @@ The secret itself appears once, in the response that creates the key.
 
 import re
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, Field
 
 from contracts.bodies import Body
-from contracts.names import composed, is_printable
+from contracts.names import printable_name
 
 Scope = Literal["infer", "train", "faces", "models", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -30,16 +31,11 @@ def key_id_of(public: str) -> str:
     return f"key_{public}"
 
 
-def _printable(name: str) -> str:
-    if not is_printable(name) or name != name.strip():
-        raise ValueError("must be printable, without spaces at its ends")
-    name = composed(name)  # which can be longer
-    if len(name) > _MAX_NAME_LENGTH:
-        raise ValueError(f"may have {_MAX_NAME_LENGTH} characters in Unicode's composed form")
-    return name
-
-
-Name = Annotated[str, Field(min_length=1, max_length=_MAX_NAME_LENGTH), AfterValidator(_printable)]
+Name = Annotated[
+    str,
+    Field(min_length=1, max_length=_MAX_NAME_LENGTH),
+    AfterValidator(partial(printable_name, most=_MAX_NAME_LENGTH)),
+]
 Rate = Annotated[int, Field(ge=1, le=MAX_RATE_PER_MINUTE)]
 
 

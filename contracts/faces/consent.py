@@ -1,20 +1,22 @@
 """Consent to face recognition, and the policy of an installation."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
     field_validator,
     model_validator,
 )
 
 from contracts.bodies import Body
 from contracts.errors import ValidationFailed
+from contracts.names import OpaqueId, printable_name
 
 CLOCK_SKEW = timedelta(minutes=1)
 """How far a client's clock may be ahead of this one."""
@@ -23,7 +25,12 @@ MAX_FAILURES = 50
 RECOMMENDED_RETENTION_DAYS = 1095
 """Three years, the longest time that BIPA allows after the last use."""
 
-Word = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+_MAX_REMARK_LENGTH = 200
+_Remark = Annotated[
+    str,
+    Field(min_length=1, max_length=_MAX_REMARK_LENGTH),
+    AfterValidator(partial(printable_name, most=_MAX_REMARK_LENGTH)),
+]
 
 
 class Consent(BaseModel):
@@ -51,8 +58,8 @@ class NewConsent(Body):
 
     model_config = ConfigDict(frozen=True)
 
-    version: Word = Field(examples=["2026-01"])
-    text_digest: Word = Field(
+    version: OpaqueId = Field(examples=["2026-01"])
+    text_digest: OpaqueId = Field(
         description="Digest of the text that was shown, e.g. its SHA-256 in hex, with which you "
         "can prove later what it was.",
         examples=["sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae"],
@@ -60,7 +67,7 @@ class NewConsent(Body):
     at: AwareDatetime | None = Field(
         None, description="When the person agreed, not in the future; default: now."
     )
-    by: Word | None = Field(None, description="Who recorded it, or how.", examples=["reception"])
+    by: _Remark | None = Field(None, description="Who recorded it, or how.", examples=["reception"])
     expires_at: AwareDatetime | None = Field(None, description="null: until it is withdrawn.")
 
     @field_validator("at", "expires_at")

@@ -3,18 +3,27 @@
 import base64
 import re
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from contracts.bodies import Body
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import ErasedModel, FaceEvent, Subject
 from contracts.jobs import Job
+from contracts.names import opaque_id
 
 MAX_DEVICES = 16
 """Devices per subject."""
+MAX_DEVICE_ID_LENGTH = 128
+DeviceId = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_DEVICE_ID_LENGTH),
+    AfterValidator(partial(opaque_id, most=MAX_DEVICE_ID_LENGTH)),
+]
+"""A client's name of a device."""
 
 
 def decode_base64(text: str) -> bytes:
@@ -47,11 +56,9 @@ class NewDevice(Body):
 
     model_config = ConfigDict(frozen=True)
 
-    device_id: str = Field(
-        min_length=1,
-        max_length=128,
+    device_id: DeviceId = Field(
         pattern=r"^[^/\x00-\x1f]+$",
-        description="The device_id that its challenges and logins carry.",
+        description="The device_id that its challenges and logins carry, in visible characters.",
         examples=["iphone-5f0c"],
     )
     public_key: dict[str, Any] = Field(

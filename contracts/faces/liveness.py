@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from contracts.bodies import Body
+from contracts.faces.devices import DeviceId
 from contracts.faces.subjects import SUBJECT_ID
 
 Action = Literal["turn_left", "turn_right", "look_up", "close_eyes", "open_mouth", "neutral"]
@@ -58,10 +59,8 @@ class NewChallenge(Body):
         description="The person who will answer it.",
         examples=["sub_8cFq2Vw0kJ6ZrT1n5bXd"],
     )
-    device_id: str | None = Field(
+    device_id: DeviceId | None = Field(
         None,
-        min_length=1,
-        max_length=128,
         description="The device that will send the clip. If given here, send the same device_id "
         "with the clip.",
         examples=["iphone-5f0c"],

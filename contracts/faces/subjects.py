@@ -3,14 +3,15 @@
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol, Self
+from functools import partial
+from typing import Annotated, Any, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contracts.bodies import Body
 from contracts.faces.consent import Consent, NewConsent
 from contracts.faces.faces import DEFAULT_MARGIN, DEFAULT_SIMILARITY, FACE_MODEL, Quality
-from contracts.names import composed, is_printable
+from contracts.names import OpaqueId, printable_name
 from contracts.queue.messages import Vector
 
 SUBJECT_ID = r"^sub_[A-Za-z0-9_-]{1,60}$"
@@ -23,6 +24,11 @@ MAX_TEMPLATES = 32
 EMBEDDING_SIZE = 128
 """Numbers in an embedding."""
 
+_Name = Annotated[
+    str,
+    Field(min_length=1, max_length=MAX_NAME_LENGTH),
+    AfterValidator(partial(printable_name, most=MAX_NAME_LENGTH)),
+]
 TemplateSource = Literal["image", "video"]
 EventKind = Literal["login", "verify", "identify", "enrollment", "erasure", "threshold"]
 
@@ -70,21 +76,6 @@ class Subject(BaseModel):
 
 
 class _SubjectFields(Body):
-    # Otherwise a misspelt optional field would be ignored silently.
-    @field_validator("name", "external_id", check_fields=False)
-    @classmethod
-    def _check_printable(cls, value: str | None) -> str | None:
-        if value is not None and (not is_printable(value) or value != value.strip()):
-            raise ValueError("use printable characters only, without spaces at the ends")
-        return value
-
-    @field_validator("name", check_fields=False)
-    @classmethod
-    def _compose(cls, value: str | None) -> str | None:
-        if value is not None and len(value := composed(value)) > MAX_NAME_LENGTH:
-            raise ValueError(f"at most {MAX_NAME_LENGTH} characters in Unicode's composed form")
-        return value
-
     @field_validator("metadata", check_fields=False)
     @classmethod
     def _check_metadata(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -117,12 +108,10 @@ def _depth(value: Any) -> int:
 class NewSubject(_SubjectFields):
     """Request to add a person."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_LENGTH, examples=["Ada Lovelace"])
-    external_id: str | None = Field(
+    name: _Name = Field(examples=["Ada Lovelace"])
+    external_id: OpaqueId | None = Field(
         None,
-        min_length=1,
-        max_length=MAX_NAME_LENGTH,
-        description="Your id of the person, e.g. a user id; unique.",
+        description="Your id of the person, e.g. a user id; unique, in visible characters.",
         examples=["user-42"],
     )
     metadata: dict[str, Any] = Field(
@@ -144,13 +133,9 @@ def _no_default(schema: dict[str, Any]) -> None:
 class SubjectChange(_SubjectFields):
     """Changes to a subject; omitted fields stay as they are."""
 
-    name: str = Field("", min_length=1, max_length=MAX_NAME_LENGTH, json_schema_extra=_no_default)
-    external_id: str | None = Field(
-        None,
-        min_length=1,
-        max_length=MAX_NAME_LENGTH,
-        description="null removes it.",
-        json_schema_extra=_no_default,
+    name: _Name = Field("", json_schema_extra=_no_default)
+    external_id: OpaqueId | None = Field(
+        None, description="null removes it.", json_schema_extra=_no_default
     )
     metadata: dict[str, Any] = Field(
         {}, description="Replaces all metadata.", json_schema_extra=_no_default
@@ -259,7 +244,7 @@ class NewThreshold(Body):
     margin: float = Field(DEFAULT_MARGIN, ge=0, le=0.5, description="See the response.")
     target_fmr: float | None = Field(None, gt=0, lt=1)
     source: Literal["calibration", "manual"] = "manual"
-    measured_on: str | None = Field(None, max_length=200, description="E.g. the dataset's id.")
+    measured_on: _Name | None = Field(None, description="E.g. the dataset's id.")
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:

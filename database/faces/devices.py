@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, NotFound
 from contracts.faces.devices import MAX_DEVICES, Device, canonical_key
+from contracts.names import composed
 from database.audit import COMMAND, Actor, record
 from database.engine import reading, writing
 from database.faces.privacy.erasures import device_scope
@@ -88,12 +89,14 @@ class FaceDevices:
     def remove(self, subject_id: str, device_id: str, *, actor: Actor = COMMAND) -> None:
         """Remove a device, whose signatures count no longer. The audit log has it.
 
+        Earlier releases stored ids that were not composed.
+
         Raises:
             SubjectNotFound: There is no such subject.
             NotFound: It is not registered.
         """
-        row = FaceDeviceRecord
-        found = delete(row).where(row.subject_id == subject_id, row.device_id == device_id)
+        row, spellings = FaceDeviceRecord, {device_id, composed(device_id)}
+        found = delete(row).where(row.subject_id == subject_id, row.device_id.in_(spellings))
         with writing(self._engine) as session:
             find_subject(session, subject_id)
             if session.scalar(found.returning(row.device_id)) is None:

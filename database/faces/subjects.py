@@ -19,6 +19,7 @@ from contracts.faces.subjects import (
     SubjectChange,
     TemplateCounts,
 )
+from contracts.names import composed
 from contracts.pages import Page
 from database.audit import COMMAND, Actor, record
 from database.crypto.envelope import EnvelopeCipher, key_id_of
@@ -121,7 +122,8 @@ class Subjects:
         row = SubjectRecord
         query = select(row).order_by(row.created_at.desc(), row.id.desc())
         if external_id is not None:
-            query = query.where(row.external_id == external_id)
+            # Earlier releases stored them as they were sent.
+            query = query.where(row.external_id.in_({external_id, composed(external_id)}))
         if cursor is not None:
             created_at, subject_id = decode_time_and_id(cursor)
             same_time = and_(row.created_at == created_at, row.id < subject_id)

@@ -144,7 +144,7 @@ def _consumed_challenge(
         nonce,
         purpose="enroll",
         subject_id=subject_id,
-        device_id=form.text("device_id"),
+        device_id=form.opaque_id("device_id"),
         job=JobAnswer(digest, partial(_has_failed, services.faces, subject_id)),
     )
 

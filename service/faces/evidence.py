@@ -192,7 +192,7 @@ def _consumed_challenge(
         nonce,
         purpose="login",
         subject_id=claim.subject_id,
-        device_id=form.text("device_id"),
+        device_id=form.opaque_id("device_id"),
     )
 
 

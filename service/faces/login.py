@@ -205,7 +205,7 @@ async def _claim(services: Services, request: Request, form: Form) -> LoginClaim
     images, videos = form.files("image"), form.files("video")
     if bool(images) == bool(videos):
         raise ValidationFailed("Send either an 'image' or a 'video'.")
-    subject_id, device_id = form.text("subject_id"), form.text("device_id")
+    subject_id, device_id = form.text("subject_id"), form.opaque_id("device_id")
     if subject_id is None:
         raise ValidationFailed("Send subject_id, the subject to log in as.")
     signature = form.text("signature")

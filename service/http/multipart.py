@@ -25,7 +25,7 @@ from contracts.errors import (
     UnsupportedMediaType,
     ValidationFailed,
 )
-from contracts.names import is_printable
+from contracts.names import is_printable, opaque_id
 from service.http.body import content_type_of
 from service.http.part_headers import filename_of, options_of
 from service.threads import run_in_threadpool
@@ -145,6 +145,20 @@ class Form:
             ValidationFailed: It is empty, not UTF-8 or not printable.
         """
         return _text(name, self.parts[name][0].data) if name in self.parts else None
+
+    def opaque_id(self, name: str) -> str | None:
+        """The text of a field as `contracts.names.opaque_id`; None if it was not sent.
+
+        Raises:
+            ValidationFailed: It is none.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            return opaque_id(text, MAX_TEXT_BYTES)
+        except ValueError as error:
+            raise ValidationFailed(f"'{name}' is not valid: {error}.") from None
 
     def texts(self, name: str) -> list[str]:
         """The texts of all parts with that name.

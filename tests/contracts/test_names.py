@@ -1,11 +1,15 @@
-"""Names stay within their limit, also where Unicode's composed form is longer."""
+"""Names and ids: what they may hold, and their limits, also where the composed form is longer."""
 
 import time
+from collections.abc import Callable
 
 import pytest
 from pydantic import ValidationError
 
 from contracts.errors import InvalidArchive, ValidationFailed
+from contracts.faces.consent import NewConsent
+from contracts.faces.devices import NewDevice
+from contracts.faces.liveness import NewChallenge
 from contracts.faces.subjects import MAX_NAME_LENGTH, NewSubject, SubjectChange
 from contracts.keys import NewKey
 from contracts.names import composed
@@ -40,6 +44,70 @@ def test_a_person_may_have_joiners_and_wide_spaces_in_their_name(name: str) -> N
     assert NewSubject(name="Zoe\u0308").name == "Zoë"
     with pytest.raises(ValidationError):
         NewSubject(name="\u200d")
+
+
+@pytest.mark.parametrize(
+    "name", ["\u3164", "\u200d\ufe0f", "\u2800 \u115f", "a\u202eb", "a\u0085b"]
+)
+def test_a_name_that_shows_nothing_or_reverses_text_is_none(name: str) -> None:
+    with pytest.raises(ValidationError):
+        NewSubject(name=name)
+    with pytest.raises(ValidationError):
+        NewKey(name=name, scopes=["infer"])
+    with pytest.raises(ValidationError):
+        NewConsent(version="1", text_digest="sha256:0", by=name)
+    with pytest.raises(ValidationFailed):
+        checked_label(name)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "0d5ce2f9-0b7f-4b0c-9b3e-5f6c7a1f2e11",
+        "dGVzdA+/3Q==",
+        "vendor:model/1.2_3-4+5=6@example.org",
+        "Ada's phone",
+        "社員-42",
+        "{0x7f}~#!*'()",
+    ],
+)
+def test_ids_of_clients_are_kept_as_they_are(sent: str) -> None:
+    assert NewChallenge(purpose="login", subject_id="sub_1", device_id=sent).device_id == sent
+    assert NewSubject(name="Ada", external_id=sent).external_id == sent
+    consent = NewConsent(version=sent, text_digest=sent)
+    assert (consent.version, consent.text_digest) == (sent, sent)
+    if "/" not in sent:  # which would be another path
+        assert NewDevice(device_id=sent, public_key={}).device_id == sent
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        *(
+            f"a{hidden}b"
+            for hidden in "\u200b\u200d\u2060\ufeff\u00ad\u034f\u3164\ufe0f\u202e\x7f\n"
+        ),
+        *("a\u00a0b", "a\u3000b", " a", "a ", " ", "\u0344" * 128),
+    ],
+)
+def test_an_id_holds_nothing_that_cannot_be_seen(sent: str) -> None:
+    makers: list[Callable[[], object]] = [
+        lambda: NewDevice(device_id=sent, public_key={}),
+        lambda: NewChallenge(purpose="login", subject_id="sub_1", device_id=sent),
+        lambda: NewSubject(name="Ada", external_id=sent[:200]),
+        lambda: SubjectChange(external_id=sent[:200]),
+        lambda: NewConsent(version=sent, text_digest="sha256:0"),
+        lambda: NewConsent(version="1", text_digest=sent),
+    ]
+    for make in makers:
+        with pytest.raises(ValidationError):
+            make()
+
+
+def test_two_spellings_of_an_id_are_one() -> None:
+    assert NewDevice(device_id="Zoe\u0308", public_key={}).device_id == "Zoë"
+    assert SubjectChange(external_id="Zoe\u0308").external_id == "Zoë"
+    assert NewConsent(version="e\u0301", text_digest="1").version == "é"
 
 
 def test_accents_without_end_are_not_ordered() -> None:

@@ -150,7 +150,7 @@ async def verify(*, request: Request, deadline: DeadlineDep, services: ServicesD
         images, subject_id = tuple(form.files("image")), form.text("subject_id")
         if len(images) != (2 if subject_id is None else 1):
             raise ValidationFailed("Send two images, or one image and a subject_id.")
-    compared = recognition.VerificationInput(images, subject_id, form.text("device_id"))
+    compared = recognition.VerificationInput(images, subject_id, form.opaque_id("device_id"))
     event = NewEvent(
         kind="verify",
         outcome="",

@@ -173,6 +173,14 @@ class TestSubjects:
         found = client.get(f"{URL}/subjects", params={"external_id": "u1"}).json()
         assert [one["id"] for one in found["items"]] == [first.json()["id"]]
 
+    def test_an_external_id_is_the_same_in_any_spelling(self, client: httpx.Client) -> None:
+        client.post(f"{URL}/subjects", json={"name": "Zoë", "external_id": "Zoe\u0308"})
+        other = {"name": "Z", "external_id": "Zoë"}
+        assert code(client.post(f"{URL}/subjects", json=other), 409) == "subject_exists"
+        for sent in ("Zoe\u0308", "Zoë"):
+            found = client.get(f"{URL}/subjects", params={"external_id": sent}).json()["items"]
+            assert [one["name"] for one in found] == ["Zoë"], sent
+
     @pytest.mark.parametrize(
         "sent",
         [
