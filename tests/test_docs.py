@@ -89,9 +89,8 @@ def test_each_path_in_the_docs_exists(page: Path) -> None:
     top_level = "|".join(TOP_LEVEL)
     quoted = re.findall(rf"`((?:{top_level})/[^`:*\s]*)(?:::\w+)?`", text)
     drawn = re.findall(rf"(?<![\w/`.-])(?:{top_level})/[\w/]+\.py", text)  # in diagrams
-    if page.name != "CHANGELOG.md":  # its entries name commands as they were at the time
-        modules = re.findall(rf"python -m ((?:{top_level})\.[\w.]*\w)", text)
-        drawn += [_file_of(module) for module in modules]
+    modules = re.findall(rf"python -m ((?:{top_level})\.[\w.]*\w)", text)
+    drawn += [_file_of(module) for module in modules]
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", text)
     paths = {ROOT / path for path in (*quoted, *drawn)} | {page.parent / link for link in links}
     assert [str(path) for path in sorted(paths) if not path.exists()] == []

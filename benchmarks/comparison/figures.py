@@ -121,7 +121,7 @@ class Part:
         compute, decode = self.compute_core_ms(), self.floor.get("decode_core_ms")
         if compute is None or decode is None:
             return None
-        return cores * 1000 / (decode + compute + self.floor["http_core_ms"])
+        return float(cores * 1000 / (decode + compute + self.floor["http_core_ms"]))
 
 
 @dataclass(slots=True)

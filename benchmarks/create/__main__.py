@@ -14,6 +14,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -47,9 +48,9 @@ def steps(bench: Bench, options: argparse.Namespace) -> None:
         problem = bench.problem(0, size)
         image = problem.content.numpy()[0]
         rivals: Rivals = {
-            "plain, all three images": lambda p=problem, i=image: p.plain(i, all_three=True),
-            "plain, targets once": lambda p=problem, i=image: p.plain(i, all_three=False),
-            "ours": lambda p=problem, i=image: p.ours(i),
+            "plain, all three images": partial(problem.plain, image, all_three=True),
+            "plain, targets once": partial(problem.plain, image, all_three=False),
+            "ours": partial(problem.ours, image),
         }
         medians, answers = _alternately(rivals, options.rounds)
         ours = medians["ours"]

@@ -82,7 +82,7 @@ def woodcut(side: int = 512, seed: int = 7) -> Image.Image:
     return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
-STYLES: dict[str, Callable[[], Image.Image]] = {
+STYLES: dict[str, Callable[[int], Image.Image]] = {
     "strokes": strokes,
     "stained glass": stained_glass,
     "woodcut": woodcut,

@@ -38,7 +38,7 @@ class Tutorial:
         image = tf.Variable(start)
         adam = tf.keras.optimizers.Adam(learning_rate=0.02, beta_1=0.99, epsilon=1e-1)
 
-        @tf.function
+        @tf.function  # type: ignore[untyped-decorator]
         def train_step() -> None:
             with tf.GradientTape() as tape:
                 found, ours = self._maps(image)

@@ -29,7 +29,7 @@ def overlay(image: Pixels, grid: np.ndarray) -> Pixels:
     fine = cv2.resize(grid, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
     colors = cv2.applyColorMap((fine * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return (small * (1 - ALPHA) + colors * ALPHA).astype(np.uint8)
+    return np.asarray(small * (1 - ALPHA) + colors * ALPHA, np.uint8)
 
 
 def row(explainer: Explainer, labels: list[str], path: Path) -> list[Tile]:

@@ -87,7 +87,7 @@ def one_by_one_as_in_the_tutorial(model: keras.Model, layer: str, ascent: Ascent
         clone_function=lambda layer: layer,
     )
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def step(image: tf.Tensor, number: int) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(image)

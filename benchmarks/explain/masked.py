@@ -69,7 +69,7 @@ def compare(
     """Seconds of processor time before and now, and how far the heatmaps differ."""
     classes = np.array([now.probabilities(image[np.newaxis])[0].argmax()], np.int32)
     now_values = {name: getattr(sampling, name) for name in BEFORE}
-    best, grids = [float("inf")] * 2, [np.zeros(0)] * 2
+    best, grids = [float("inf")] * 2, [np.zeros(0, np.float32)] * 2
     for number in range(rounds + 1):
         for way, (explainer, changes) in enumerate(((before, BEFORE), (now, now_values))):
             with patch.multiple("models.explain.sampling", **changes):

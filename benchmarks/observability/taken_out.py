@@ -5,7 +5,9 @@ lies, for example. So the processes of one installation change while they run, a
 Imports little: it is run at the start of each process of the installation.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 VARIABLE = "BENCHMARK_VARIANT"
 SECONDS = 0.1
@@ -68,7 +70,7 @@ def _make_counting_removable() -> None:
     ):
         setattr(owner, name, _removable(getattr(owner, name), COUNTING))
     # The snapshot of an API process is then empty, and costs next to nothing.
-    nothing = {"c": {}, "g": {}, "p": {}}
+    nothing: dict[str, dict[str, object]] = {"c": {}, "g": {}, "p": {}}
     read = _removable(Metrics.read, COUNTING, lambda _: nothing)
     setattr(Metrics, "read", read)  # noqa: B010
 
@@ -87,10 +89,12 @@ def _make_calls_removable() -> None:
     )
 
 
-def _removable(call, variant, instead=lambda *_, **__: None):  # type: ignore[no-untyped-def]
+def _removable(
+    call: Callable[..., Any], variant: str, instead: Callable[..., Any] = lambda *_, **__: None
+) -> Any:
     """The call, or something else while the variant is without it."""
 
-    def either(*arguments, **options):  # type: ignore[no-untyped-def]
+    def either(*arguments: object, **options: object) -> object:
         chosen = instead if _Switch.variant == variant else call
         return chosen(*arguments, **options)
 

@@ -107,7 +107,7 @@ def main() -> None:
     options = parser.parse_args()
     off = microseconds(request, 5000) - microseconds(plain, 5000)
     with collecting() as collector:
-        collector.receive = lambda _: None  # type: ignore[method-assign]
+        collector.receive = lambda _: None  # type: ignore[method-assign, assignment]
         settings = Settings(_env_file=None, otlp_endpoint=collector.url, trace_ratio=1.0)
         start_tracing(settings, "api")
         traced = microseconds(request, 500)

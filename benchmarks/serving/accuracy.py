@@ -96,7 +96,7 @@ def tally(client: httpx.Client, predictor: VersionPredictor, folder: Path) -> Ta
 def _direct(predictor: VersionPredictor, path: Path) -> np.ndarray:
     limit = Settings().max_image_pixels
     image = decode(path.read_bytes(), network=predictor.manifest, max_pixels=limit)
-    return predictor.run("classify", image.pixels[np.newaxis])[0]
+    return np.asarray(predictor.run("classify", image.pixels[np.newaxis])[0])
 
 
 def main() -> int:

@@ -48,13 +48,13 @@ def opencv(raw: bytes, network: Network) -> np.ndarray:
 
 
 def _opencv(raw: bytes, network: Network, flags: int) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)
+    pixels: np.ndarray = cv2.imdecode(np.frombuffer(raw, np.uint8), flags)  # type: ignore[assignment]
     height, width = network.input_size
     size = (pixels.shape[1], pixels.shape[0])
     box = visible_box(size, network, None)
     left, top, right, bottom = (round(edge) for edge in box)
     part = pixels[top:bottom, left:right]
-    return cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA))
 
 
 def opsin(raw: bytes, network: Network) -> np.ndarray:

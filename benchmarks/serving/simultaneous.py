@@ -176,7 +176,10 @@ class Crowd:
 
 def kinds(client: httpx.Client, model: str) -> list[Post]:
     """Every kind of request, on records that are made for them."""
-    archive = {"archive": ("images.zip", _zip(24)), "name": (None, _word())}
+    archive: dict[str, tuple[str | None, bytes | str]] = {
+        "archive": ("images.zip", _zip(24)),
+        "name": (None, _word()),
+    }
     dataset = client.post("/v1/datasets", files=archive).json()["id"]
     subject = client.post("/v1/faces/subjects", json={"name": _word()}).json()["id"]
     version = client.get(f"/v1/models/{model}").json()["aliases"]["champion"]
