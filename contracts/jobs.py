@@ -54,8 +54,6 @@ NAMED_KINDS: frozenset[JobKind] = frozenset({"dataset_import", "dataset_video"})
 """Kinds about a dataset, which their request names; the others name a model, or nothing."""
 UNNAMED_KINDS: frozenset[JobKind] = frozenset({"enrollment", "calibration", "face_detection"})
 """Kinds that are about people; what they are about is not shown."""
-PLANNED_KINDS: frozenset[JobKind] = frozenset()
-"""Kinds that are published in the API but have neither a handler nor a route yet."""
 MAX_NICENESS: Mapping[str, int] = {"enrollment": 5}
 """The maximum niceness of kinds that a client waits for; all others run as configured."""
 KEPT_KINDS: frozenset[JobKind] = frozenset({"enrollment"})

@@ -77,12 +77,6 @@ class EnvelopeCipher:
         """
         return self._first_key().id
 
-    @property
-    def key_ids(self) -> tuple[str, ...]:
-        """Ids of all master keys, the one that encrypts first."""
-        self._reload()
-        return tuple(key.id for key in self._keys)
-
     def new_data_key(self, owner: str) -> tuple[bytes, "DataKey"]:
         """Generate a data key for `owner`; returns it encrypted, for storage, and ready to use."""
         secret = secrets.token_bytes(KEY_BYTES)

@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,13 +96,6 @@ class KeyFile:
         with self._locked():
             self._write("".join(map(_line, (key, *self.read()))), replace=True)
         return key
-
-    def keep(self, ids: Sequence[str]) -> None:
-        """Remove all keys except the first and those with the given ids."""
-        with self._locked():
-            keys = self.read()
-            remaining = [key for key in keys if key is keys[0] or key.id in ids]
-            self._write("".join(map(_line, remaining)), replace=True)
 
     @property
     def version(self) -> tuple[int, int] | None:

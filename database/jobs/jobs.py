@@ -18,7 +18,6 @@ from contracts.errors import Conflict, DiskUnusable, JobNotFound
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
-from contracts.pages import Page
 from contracts.tracing.origin import NO_ORIGIN, Origin
 from database.engine import advisory_lock, batches, reading, writing
 from database.idempotency import IdempotencyKey, StoredResponse, delete_expired, lookup, remember
@@ -314,19 +313,6 @@ class Jobs:
         ids, now = self.using_subject(subject_id), self._clock()
         with writing(self._engine) as session:
             end_jobs(session, ids, now)
-
-    def list(
-        self,
-        *,
-        kind: JobKind | None = None,
-        state: JobState | None = None,
-        limit: int = 50,
-        cursor: str | None = None,
-        without: Collection[Scope] = (),
-    ) -> Page[Job]:
-        """As `page`, with the results."""
-        page = self.page(kind=kind, state=state, limit=limit, cursor=cursor, without=without)
-        return Page(items=[one.whole() for one in page.items], next_cursor=page.next_cursor)
 
     def page(
         self,

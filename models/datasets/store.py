@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from contracts.errors import Conflict, DatasetNotFound, NotFound, NotTrainable
+from contracts.errors import Conflict, DatasetNotFound, NotFound
 from contracts.settings import Settings
 from contracts.training.datasets import DATASET_ID, DatasetInfo, LastAnswer, Listing
 from models.datasets.addition import Addition, NewImages, prepare
@@ -177,26 +177,6 @@ class DatasetStore:
             DatasetNotFound: There is no such dataset, or it is damaged.
         """
         return load_folder(self._folder(dataset_id))
-
-    def load_trainable(self, dataset_id: str) -> Dataset:
-        """A dataset that a training can use.
-
-        Raises:
-            DatasetNotFound: As `load`.
-            NotTrainable: It has too few classes or images; the message says which.
-        """
-        info = self.listing(dataset_id).info
-        if not info.trainable:
-            raise NotTrainable(info.reason or "Nothing can be learned from it.")
-        return self.load(dataset_id)
-
-    def image_path(self, dataset_id: str, sha256: str) -> Path:
-        """Where the image with that hash is stored.
-
-        Raises:
-            DatasetNotFound: There is no such dataset.
-        """
-        return content_path(self._folder(dataset_id), sha256)
 
     def thumbnail(self, dataset_id: str, sha256: str, large: Gate = at_once) -> bytes:
         """A small JPEG of the image with that hash; `large` as for `models.images.decode`.

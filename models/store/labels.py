@@ -9,8 +9,6 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from models.catalog import Network
-
 LABELS = "labels.json"
 
 
@@ -43,13 +41,6 @@ def imagenet_labels() -> tuple[Label, ...]:
     table = resources.files("models.store").joinpath("imagenet.tsv").read_text(encoding="utf-8")
     rows = [line.split("\t") for line in table.splitlines() if not line.startswith("#")]
     return tuple(Label(synset, text) for _index, synset, text in rows)
-
-
-def labels_of(network: Network) -> tuple[Label, ...]:
-    """The classes of a catalog network with its published weights, which are always ImageNet's."""
-    if network.classes != len(imagenet_labels()):
-        raise ValueError(f"{network.name} was not trained on ImageNet's 1,000 classes")
-    return imagenet_labels()
 
 
 def write_labels(folder: Path, labels: Sequence[Label]) -> None:

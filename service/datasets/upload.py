@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,16 +115,6 @@ class AddQuery(BaseModel):
         min_length=1, max_length=MAX_LABEL_LENGTH, description="Their class.", examples=["cat"]
     )
     split: SplitName | None = Field(None, description="Their split; drawn at random if omitted.")
-
-
-@dataclass(frozen=True, slots=True)
-class _Archive:
-    """An uploaded archive; `path` is removed when the request ends."""
-
-    path: Path
-    name: str
-    sha256: str
-    size: int
 
 
 async def create(

@@ -50,10 +50,6 @@ class Admission:
         """The images in progress in each queue that has had some."""
         return {queue: clients.total() for queue, clients in self._in_progress.items()}
 
-    def in_progress(self, queue: QueueName) -> int:
-        """How many images, of all clients."""
-        return self._in_progress.get(queue, _NO_CLIENTS).total()
-
     def require_room(
         self, queue: QueueName, rate: float | None, seconds: float = math.inf, client: str = ""
     ) -> None:

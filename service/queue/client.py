@@ -212,9 +212,6 @@ class QueueClient:
             pipe.set(redis_keys.abandoned(item_id), 1, px=max(1, int(seconds * 1000)))
         await pipe.execute()
 
-    async def depth(self, queue: QueueName) -> int:
-        return int(await self._client.llen(queue.key))
-
     async def server_epoch(self) -> str:
         """A value that changes when Redis was restarted, replaced or wiped.
 

@@ -76,7 +76,7 @@ def test_what_was_destroyed_is_read_again(home: Furnished, out: Path) -> None:
     assert store.aliases("pets") == {"champion": 2}
     assert [store.verify("pets", one) for one in (1, 2)] == [[], []]
     assert publish(store) == 3, "the highest number is remembered"
-    assert DatasetStore.of(settings).load_trainable(DATASET).classes == ("a", "b")
+    assert DatasetStore.of(settings).load(DATASET).classes == ("a", "b")
     assert not (settings.home / ".restore").exists()
 
 

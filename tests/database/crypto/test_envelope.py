@@ -110,7 +110,10 @@ def test_malformed_keys_are_refused_without_repeating_them(keys: str, message: s
 
 def test_keys_come_from_the_settings(tmp_path: Path, engine: Engine) -> None:
     settings = Settings(_env_file=None, home=tmp_path, faces_keys=f"{text(TWO)}, {text(ONE)}")
-    assert open_cipher(settings, engine).key_ids == ("two", "one")
+    cipher = open_cipher(settings, engine)
+    assert cipher.key_id == "two"
+    earlier = EnvelopeCipher(read_keys(text(ONE))).encrypt(b"a", "x")
+    assert cipher.decrypt(earlier, "x") == b"a"
     assert not settings.secrets_home.exists()
     assert "AAAA" not in repr(read_keys(text(ONE)))
 
@@ -147,10 +150,8 @@ def test_a_key_that_another_process_adds_is_used(tmp_path: Path) -> None:
     assert other.key_id == added.id
     assert running.decrypt(other.encrypt(b"b", "x"), "x") == b"b"
     assert running.key_id == added.id
-    file.keep([])
-    assert [key.id for key in file.read()] == [added.id]
     with pytest.raises(DecryptionError):
-        EnvelopeCipher(file.read(), file).decrypt(old, "x")
+        EnvelopeCipher(file.read()[:1]).decrypt(old, "x")
 
 
 def test_nothing_is_encrypted_with_a_key_whose_file_is_gone(tmp_path: Path) -> None:

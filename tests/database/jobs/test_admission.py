@@ -7,6 +7,7 @@ from contracts.jobs import Job, JobKind
 from database.jobs.jobs import Jobs
 from database.jobs.leases import Leases
 from tests.database.conftest import Clock
+from tests.database.jobs.listing import listed
 
 LIMIT = 100
 
@@ -74,7 +75,7 @@ def test_clients_take_turns(jobs: Jobs, leases: Leases, clock: Clock) -> None:
             ids[post(jobs, client).id] = f"{client}{number}"
             clock.advance(1)
     order = ["a0", "b0", "c0", "None0", "a1", "None1", "a2", "a3"]
-    positions = {job.id: job.queue_position for job in jobs.list(limit=100).items}
+    positions = {job.id: job.queue_position for job in listed(jobs, limit=100).items}
     assert [ids[one] for one in sorted(positions, key=lambda one: positions[one] or 0)] == order
     started = []
     while lease := leases.claim_next("pictures", "w1", 60):

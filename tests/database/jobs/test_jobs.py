@@ -28,6 +28,7 @@ from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
 from database.tables import JobRecord, MetricRecord
 from tests.database.conftest import Clock
+from tests.database.jobs.listing import listed
 
 REQUEST = {"model": "squeezenet", "names": ["ä.jpg", None], "top_k": 5}
 KEY = IdempotencyKey("k", "POST /v1/classify by key_1", "d" * 64)
@@ -123,7 +124,7 @@ def test_pages_show_every_job_once_newest_first(jobs: Jobs, clock: Clock) -> Non
     expected.reverse()
     seen, cursor = [], None
     for _ in range(10):
-        page = jobs.list(limit=5, cursor=cursor)
+        page = listed(jobs, limit=5, cursor=cursor)
         seen += [job.id for job in page.items]
         made(jobs)  # a newcomer shifts no page
         cursor = page.next_cursor
@@ -150,7 +151,7 @@ def test_a_page_of_large_jobs_ends_early(
                 )
     seen, sizes, cursor = set(), [], None
     for _ in range(4):
-        page = jobs.list(limit=200, cursor=cursor)
+        page = listed(jobs, limit=200, cursor=cursor)
         seen |= {job.id for job in page.items}
         sizes.append(len(page.items))
         cursor = page.next_cursor
@@ -158,7 +159,7 @@ def test_a_page_of_large_jobs_ends_early(
             break
     assert (sizes, len(seen)) == ([2, 2, 1], 5)
     monkeypatch.setattr("database.jobs.jobs.MAX_PAGE_BYTES", 1)
-    assert len(jobs.list().items) == 1
+    assert len(listed(jobs).items) == 1
 
 
 def test_what_needs_no_result_reads_none(jobs: Jobs, leases: Leases, engine: Engine) -> None:
@@ -190,23 +191,23 @@ def test_large_results_are_measured_only_until_a_page_is_full(
             measured.extend(parameters if isinstance(parameters, tuple) else parameters.values())
 
     event.listen(engine, "before_cursor_execute", note)
-    assert len(jobs.list(limit=30).items) == 1
+    assert len(listed(jobs, limit=30).items) == 1
     assert len({one for one in measured if str(one).startswith("job_")}) == 2
 
 
 def test_full_last_page_has_no_next_cursor(jobs: Jobs) -> None:
     made(jobs, 4)
-    assert jobs.list(limit=4).next_cursor is None
-    assert jobs.list().items == jobs.list(limit=4).items
+    assert listed(jobs, limit=4).next_cursor is None
+    assert listed(jobs).items == listed(jobs, limit=4).items
 
 
 def test_lists_are_filtered(jobs: Jobs) -> None:
     made(jobs, 2)
     embed = made(jobs, 1, "embed")[0]
     jobs.cancel(embed.id)
-    assert [job.id for job in jobs.list(kind="embed").items] == [embed.id]
-    assert [job.id for job in jobs.list(state="cancelled").items] == [embed.id]
-    assert len(jobs.list(kind="classify", state="queued").items) == 2
+    assert [job.id for job in listed(jobs, kind="embed").items] == [embed.id]
+    assert [job.id for job in listed(jobs, state="cancelled").items] == [embed.id]
+    assert len(listed(jobs, kind="classify", state="queued").items) == 2
 
 
 def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs, clock: Clock) -> None:
@@ -218,7 +219,7 @@ def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs, clock: Clock) -> No
     for _ in range(5):
         make("infer")
         make("train", "faces")
-    page = jobs.list(limit=2, without=["infer", "faces"])
+    page = listed(jobs, limit=2, without=["infer", "faces"])
     assert [job.id for job in page.items] == ours[::-1]
     assert page.next_cursor is None
 
@@ -234,13 +235,13 @@ def test_a_page_is_full_of_jobs_that_may_be_read(jobs: Jobs, clock: Clock) -> No
 )
 def test_invalid_cursor_is_refused(jobs: Jobs, cursor: str) -> None:
     with pytest.raises(ValidationFailed):
-        jobs.list(cursor=cursor)
+        listed(jobs, cursor=cursor)
 
 
 @pytest.mark.parametrize("limit", [0, 201, -1])
 def test_page_size_is_limited(jobs: Jobs, limit: int) -> None:
     with pytest.raises(ValidationFailed):
-        jobs.list(limit=limit)
+        listed(jobs, limit=limit)
 
 
 def test_cancel_ends_a_queued_job_at_once(jobs: Jobs, leases: Leases, clock: Clock) -> None:
@@ -273,7 +274,7 @@ def test_purge_deletes_jobs_that_finished_long_ago(
     clock.advance(3601)
     young = finished(jobs, leases)
     assert jobs.purge(timedelta(hours=1)) == 1
-    assert {job.id for job in jobs.list().items} == {waiting.id, young.id}
+    assert {job.id for job in listed(jobs).items} == {waiting.id, young.id}
     assert old.id not in {waiting.id, young.id}
 
 
@@ -295,13 +296,13 @@ def test_same_key_and_body_get_the_first_response(jobs: Jobs, leases: Leases, cl
     again = jobs.create("classify", REQUEST, limit=1, idempotency=KEY)
     assert not again.is_new
     assert again.job == first.job
-    assert len(jobs.list().items) == 1
+    assert len(listed(jobs).items) == 1
 
 
 def test_another_body_with_the_same_key_is_a_conflict(jobs: Jobs) -> None:
     jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
     other = IdempotencyKey(KEY.key, KEY.scope, "e" * 64)
-    assert jobs.earlier(KEY) == jobs.list().items[0]
+    assert jobs.earlier(KEY) == listed(jobs).items[0]
     with pytest.raises(IdempotencyConflict):
         jobs.earlier(other)
     assert jobs.earlier(IdempotencyKey("none", KEY.scope, "e" * 64)) is None
@@ -341,7 +342,7 @@ def test_concurrent_requests_with_one_key_create_one_job(jobs: Jobs) -> None:
         )
     assert sum(answer.is_new for answer in answers) == 1
     assert len({answer.job.id for answer in answers}) == 1
-    assert len(jobs.list().items) == 1
+    assert len(listed(jobs).items) == 1
 
 
 def test_reader_does_not_wait_for_a_writer(jobs: Jobs, engine: Engine) -> None:
@@ -359,7 +360,7 @@ def test_the_scopes_of_a_job_read_back_wherever_it_is_read(jobs: Jobs) -> None:
         assert jobs.get(one.id).scopes == scopes
         assert jobs.history(one.id).job.scopes == scopes
         assert jobs.request_of(one.id) == REQUEST
-    assert {one.scopes for one in jobs.list().items} == {None, ("infer", "faces")}
+    assert {one.scopes for one in listed(jobs).items} == {None, ("infer", "faces")}
     assert "scopes" not in job.model_dump()
 
 
@@ -395,7 +396,7 @@ def test_an_erasure_finds_a_job_whose_version_was_there_when_it_was_checked(jobs
         request = {"model": "door", "version": 1}
         jobs.create("embed", request, limit=9, scopes=("faces",), check=check)
     assert erasures[0].result() == 1
-    assert jobs.list().items == []
+    assert listed(jobs).items == []
 
 
 def test_the_jobs_about_an_erased_person_are_deleted(
@@ -438,11 +439,11 @@ def test_the_jobs_about_an_erased_person_are_deleted(
         make("enrollment", {"subject_id": subject}, {}),
     ]
     assert jobs.erase_about(subject, {("door", 1), ("door", 2)}) == len(gone)
-    assert {job.id for job in jobs.list().items} == set(kept)
+    assert {job.id for job in listed(jobs).items} == set(kept)
     assert {path.name for path in files.root.iterdir()} == set(kept)
     jobs.cancel(running)
     assert jobs.erase_about(subject, ()) == 1
-    assert running not in {job.id for job in jobs.list().items}
+    assert running not in {job.id for job in listed(jobs).items}
 
 
 def test_the_subjects_that_jobs_name_are_found(jobs: Jobs, leases: Leases) -> None:

@@ -15,6 +15,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import MAX_CRASHES, MAX_OUT_OF_MEMORY, MAX_STALLED_ATTEMPTS, Lease, Leases
 from tests.database.conftest import Clock
+from tests.database.jobs.listing import listed
 
 
 def made(jobs: Jobs, kind: JobKind = "training") -> Job:
@@ -93,7 +94,7 @@ def test_entries_are_in_order_and_replaced(jobs: Jobs, leases: Leases) -> None:
     assert now.metrics == [{"epoch": 1, "loss": 3}, {"epoch": 2, "loss": 1}]
     assert [one.size for one in now.artifacts] == [20]
     assert now.artifacts[0].url == f"/v1/jobs/{job.id}/artifacts/preview.png"
-    assert jobs.list().items == [now]
+    assert listed(jobs).items == [now]
 
 
 def test_a_stream_of_events_reads_nothing_large(jobs: Jobs, engine: Engine) -> None:

@@ -23,6 +23,7 @@ from models.datasets.splitting import Fractions, split_files
 from models.datasets.store import DatasetStore
 from models.store import staging
 from tests.models.datasets.packing import on_disk, photo, tree, written
+from tests.models.datasets.stored import image_path
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_additions_give_what_computing_everything_anew_gives(
         listing = store.listing(made)
         assert listing == computed_anew(listing)
         assert len({file.path for file in listing.files}) == len(listing.files)
-    stored = {path.name for path in (store.image_path(made, "00").parent.parent).glob("*/*")}
+    stored = {path.name for path in (image_path(store, made, "00").parent.parent).glob("*/*")}
     assert stored == {file.sha256 for file in listing.files if file.status == "admitted"}
     assert len(store.load(made).examples) == sum(listing.info.classes.values())
 

@@ -26,6 +26,7 @@ from models.datasets.published import (
 )
 from models.datasets.splitting import Fractions
 from models.datasets.store import DatasetStore
+from tests.models.datasets.stored import image_path
 
 LABELS = ("cat", "dog")
 
@@ -71,7 +72,7 @@ def test_idx_files_become_a_dataset(store: DatasetStore, tmp_path: Path) -> None
     assert listing.info.classes == {"cat": 6, "dog": 6}
     assert listing.info.splits == {"train": 8, "validation": 0, "test": 4}
     first = next(file for file in listing.files if file.path == "train/cat/00000.png")
-    stored = store.image_path(listing.info.id, first.sha256 or "").read_bytes()
+    stored = image_path(store, listing.info.id, first.sha256 or "").read_bytes()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored))), pixels[0])
     (tmp_path / names[1]).write_bytes(gzip.compress(b"\0" * 20))
     with pytest.raises(InvalidArchive, match="do not belong together"):
@@ -95,7 +96,7 @@ def test_cifar_becomes_a_dataset(store: DatasetStore, tmp_path: Path) -> None:
     listing = store.create("x", read_published(dataset, fetch(dataset, tmp_path)))
     assert (listing.info.classes, listing.info.splits["test"]) == ({"cat": 3, "dog": 3}, 2)
     file = next(one for one in listing.files if one.path.endswith("dog/data_batch_1-00001.png"))
-    stored = store.image_path(listing.info.id, file.sha256 or "").read_bytes()
+    stored = image_path(store, listing.info.id, file.sha256 or "").read_bytes()
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(stored))), pixels[1])
 
 

@@ -16,7 +16,6 @@ from contracts.errors import (
     ImageTooLarge,
     InvalidImage,
     NotFound,
-    NotTrainable,
 )
 from contracts.training.datasets import DatasetFile, Listing
 from models.datasets.addition import NewImage, NewImages
@@ -27,6 +26,7 @@ from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
 from models.rendering.png import png
 from tests.images import HEIC, encoded, hostile_images, motion_photo, netpbm_kinds, scene
 from tests.models.datasets.packing import on_disk, photo, tarred, tree, written, zipped
+from tests.models.datasets.stored import image_path
 
 GOOD = tree({"cat": 8, "dog": 8})
 
@@ -68,7 +68,7 @@ def test_dataset_as_seen_by_a_training(store: DatasetStore, tmp_path: Path) -> N
     info = store.create("pets", sent(tmp_path, zipped(GOOD))).info
     assert info.trainable
     assert info.splits == {"train": 12, "validation": 2, "test": 2}
-    seen = store.load_trainable(info.id)
+    seen = store.load(info.id)
     assert (seen.name, seen.digest, seen.classes) == ("pets", info.digest, ("cat", "dog"))
     assert sorted(one.path.read_bytes() for one in seen.examples) == sorted(GOOD.values())
     assert {one.label for one in seen.of("test")} == {"cat", "dog"}
@@ -221,8 +221,6 @@ def test_untrainable_dataset_says_why(
     files = tree(classes) | {"c/broken.png": b"no"}
     info = store.create("x", sent(tmp_path, zipped(files))).info
     assert not info.trainable
-    with pytest.raises(NotTrainable, match=reason):
-        store.load_trainable(info.id)
     assert reason in (info.reason or "")
     assert "empty_class" in {one.code for one in info.warnings}
 
@@ -304,7 +302,7 @@ def test_thumbnail_is_made_once(store: DatasetStore, tmp_path: Path) -> None:
     first = store.thumbnail(listing.info.id, digest)
     with Image.open(io.BytesIO(first)) as image:
         assert (image.format, image.size) == ("JPEG", (160, 160))
-    store.image_path(listing.info.id, digest).unlink()
+    image_path(store, listing.info.id, digest).unlink()
     assert store.thumbnail(listing.info.id, digest) == first
     with pytest.raises(NotFound):
         store.thumbnail(listing.info.id, "0" * 64)
@@ -317,7 +315,7 @@ def test_a_thumbnail_that_cannot_be_kept_is_shown(store: DatasetStore, tmp_path:
     """As on a full disk."""
     listing = store.create("x", sent(tmp_path, zipped({"cat/1.png": photo(1, side=40)})))
     digest = listing.files[0].sha256 or ""
-    folder = store.image_path(listing.info.id, digest).parents[2]
+    folder = image_path(store, listing.info.id, digest).parents[2]
     (folder / "thumbnails").write_text("a file where the folder should be")
     with Image.open(io.BytesIO(store.thumbnail(listing.info.id, digest))) as image:
         assert image.size == (160, 160)
@@ -328,6 +326,7 @@ import os, sys
 from pathlib import Path
 from models.datasets.store import DatasetStore
 from models.datasets.archives.limits import Limits
+from tests.models.datasets.stored import image_path
 def kill(done, path):
     if done == 7:
         os.kill(os.getpid(), 9)

@@ -11,7 +11,7 @@ from keras import layers
 from models.explain.cam import cam_function, grad_cam, hires_cam
 from models.explain.head import head_of
 from models.explain.layer_graph import LayerGraph
-from models.networks.keras_files import read_tutorial_weights
+from models.networks.loading import load_weights
 from models.networks.preprocessing import preprocess
 from models.networks.squeezenet import squeezenet
 from models.networks.vgg import vgg
@@ -41,7 +41,7 @@ def compare(model: keras.Model, layer: str, inputs: tf.Tensor, classes, gradient
 
 def test_squeezenet_matches_gradients_by_hand(shared: Path) -> None:
     model = squeezenet()
-    read_tutorial_weights(model, shared / "weights/squeezenet_weights_keras3.h5")
+    load_weights(model, model.name, shared / "weights/squeezenet_weights_keras3.h5", "keras_h5")
     inputs = preprocess("caffe", photos_of(shared, (227, 227), 3))
     classes = model(inputs).numpy().argmax(axis=-1).astype(np.int32)
     kernel, bias = model.get_layer("conv10").get_weights()
@@ -59,7 +59,7 @@ def test_squeezenet_matches_gradients_by_hand(shared: Path) -> None:
 def test_vgg16_matches_gradients_by_hand(shared: Path) -> None:
     base = vgg("vgg16", include_top=False)
     file = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    read_tutorial_weights(base, shared / "weights" / file)
+    load_weights(base, base.name, shared / "weights" / file, "keras_h5")
     keras.utils.set_random_seed(8)
     pooled = layers.GlobalAveragePooling2D()(base.outputs[0])
     model = keras.Model(base.inputs[0], layers.Dense(5, activation="softmax", name="top")(pooled))

@@ -1,6 +1,5 @@
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -8,10 +7,9 @@ import keras
 import numpy as np
 import pytest
 
-from models.networks import keras_files
 from models.networks.architecture import ARCHITECTURES
-from models.networks.keras_files import UnsafeModelError
-from models.networks.loading import WeightsMismatchError
+from models.networks.keras_files import UnsafeModelError, read_whole, write_tutorial_weights
+from models.networks.loading import WeightsMismatchError, load_weights
 from tests.models import keras_warnings
 
 pytestmark = keras_warnings.ignored
@@ -31,41 +29,25 @@ def same(one: keras.Model, other: keras.Model) -> None:
         np.testing.assert_array_equal(mine, theirs)
 
 
-Round = Callable[[keras.Model, keras.Model, Path], keras.Model]
-
-
-def whole(model: keras.Model, other: keras.Model, folder: Path) -> keras.Model:
-    keras_files.write_whole(model, folder / "m.keras")
-    return keras_files.read_whole(folder / "m.keras")
-
-
-def parts(model: keras.Model, other: keras.Model, folder: Path) -> keras.Model:
-    keras_files.write_architecture(model, folder / "m.json")
-    keras_files.write_weights(model, folder / "m.weights.h5")
-    back = keras_files.read_architecture(folder / "m.json")
-    keras_files.read_weights(back, folder / "m.weights.h5")
-    return back
-
-
-def tutorial(model: keras.Model, other: keras.Model, folder: Path) -> keras.Model:
-    keras_files.write_tutorial_weights(model, folder / "m.h5")
-    keras_files.read_tutorial_weights(other, folder / "m.h5")
-    return other
-
-
-@pytest.mark.parametrize("way", [whole, parts, tutorial])
-@pytest.mark.parametrize("name", NAMES[:2])
-def test_written_model_reads_back(name: str, way: Round, tmp_path: Path) -> None:
-    model = made(name)
-    same(way(model, made(name, seed=9), tmp_path), model)
+def read(model: keras.Model, path: Path) -> None:
+    load_weights(model, model.name, path, "keras_h5")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_kind_of_layer_survives_as_json(name: str, tmp_path: Path) -> None:
+def test_every_kind_of_layer_is_read_back(name: str, tmp_path: Path) -> None:
     model = made(name)
-    keras_files.write_architecture(model, tmp_path / "m.json")
-    back = keras_files.read_architecture(tmp_path / "m.json")
+    model.save(tmp_path / "m.keras")
+    back = read_whole(tmp_path / "m.keras")
+    same(back, model)
     assert back.to_json() == model.to_json()
+
+
+@pytest.mark.parametrize("name", NAMES[:2])
+def test_tutorial_weights_are_read_back(name: str, tmp_path: Path) -> None:
+    model, other = made(name), made(name, seed=9)
+    write_tutorial_weights(model, tmp_path / "m.h5")
+    read(other, tmp_path / "m.h5")
+    same(other, model)
 
 
 def test_published_files_are_read(shared: Path) -> None:
@@ -75,13 +57,13 @@ def test_published_files_are_read(shared: Path) -> None:
         "squeezenet_weights_tf_dim_ordering_tf_kernels.h5",  # names with a slash
         "squeezenet_weights_keras3.h5",
     ):
-        keras_files.read_tutorial_weights(squeezenet, folder / file)
+        read(squeezenet, folder / file)
         with h5py.File(folder / "squeezenet_weights_keras3.h5") as h5:
             kernel = h5["fire9_expand3x3/fire9_expand3x3/kernel:0"][()]
         np.testing.assert_array_equal(squeezenet.get_layer("fire9_expand3x3").kernel, kernel)
     vgg = ARCHITECTURES["vgg16"].build(input_shape=SHAPE, include_top=False)
     base = "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    keras_files.read_tutorial_weights(vgg, folder / base)
+    read(vgg, folder / base)
     theirs = keras.applications.VGG16(
         include_top=False, weights=str(folder / base), input_shape=SHAPE
     )
@@ -91,14 +73,14 @@ def test_published_files_are_read(shared: Path) -> None:
     np.testing.assert_array_equal(vgg(inputs), theirs(inputs))
     whole_vgg = ARCHITECTURES["vgg16"].build(input_shape=SHAPE, classes=2)
     with pytest.raises(WeightsMismatchError, match="fc1"):
-        keras_files.read_tutorial_weights(whole_vgg, folder / base)
+        read(whole_vgg, folder / base)
 
 
 def test_base_is_loaded_from_the_file_of_the_whole_network(tmp_path: Path) -> None:
     model = made("cnn_pets")
-    keras_files.write_tutorial_weights(model, tmp_path / "m.h5")
+    write_tutorial_weights(model, tmp_path / "m.h5")
     base = ARCHITECTURES["cnn_pets"].build(input_shape=SHAPE, include_top=False)
-    keras_files.read_tutorial_weights(base, tmp_path / "m.h5")
+    read(base, tmp_path / "m.h5")
     np.testing.assert_array_equal(base.get_layer("conv4").kernel, model.get_layer("conv4").kernel)
 
 
@@ -113,13 +95,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_architecture_is_refused(what: str, tmp_path: Path) -> None:
-    keras_files.write_architecture(made("cnn_pets"), tmp_path / "m.json")
-    config = json.loads((tmp_path / "m.json").read_text())
+    model = made("cnn_pets")
+    config = json.loads(model.to_json())
     config["config"]["layers"][1]["config"]["kernel_initializer"] = HOSTILE[what]
-    (tmp_path / "m.json").write_text(json.dumps(config))
-    with pytest.raises(UnsafeModelError, match="other than Keras"):
-        keras_files.read_architecture(tmp_path / "m.json")
-    keras_files.write_whole(made("cnn_pets"), tmp_path / "good.keras")
+    model.save(tmp_path / "good.keras")
     with (
         zipfile.ZipFile(tmp_path / "good.keras") as good,
         zipfile.ZipFile(tmp_path / "bad.keras", "w") as bad,
@@ -128,16 +107,12 @@ def test_hostile_architecture_is_refused(what: str, tmp_path: Path) -> None:
             content = json.dumps(config).encode() if name == "config.json" else good.read(name)
             bad.writestr(name, content)
     with pytest.raises(UnsafeModelError, match="other than Keras"):
-        keras_files.read_whole(tmp_path / "bad.keras")
+        read_whole(tmp_path / "bad.keras")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\x80\x04."])
 def test_invalid_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    for name, read in (
-        ("m.json", keras_files.read_architecture),
-        ("m.keras", keras_files.read_whole),
-        ("m.h5", keras_files.read_whole),
-    ):
+    for name in ("m.keras", "m.h5"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UnsafeModelError):
-            read(tmp_path / name)
+            read_whole(tmp_path / name)

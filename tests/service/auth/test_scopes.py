@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.routing import Match
 
-from contracts.jobs import PLANNED_KINDS, WORK_QUEUES, JobKind
+from contracts.jobs import WORK_QUEUES, JobKind
 from contracts.keys import SCOPES, NewKey, Scope
 from contracts.settings import Settings
 from database.audit import COMMAND
@@ -122,7 +122,7 @@ def test_every_rule_has_a_route_unless_it_is_planned() -> None:
 
 def test_every_job_kind_has_a_handler_unless_it_is_planned() -> None:
     kinds = set(get_args(JobKind))
-    assert set(KINDS) == kinds - INFERENCE_KINDS - PLANNED_KINDS
+    assert set(KINDS) == kinds - INFERENCE_KINDS
     assert set(WORK_QUEUES) == kinds - INFERENCE_KINDS
 
 

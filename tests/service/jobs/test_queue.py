@@ -29,6 +29,7 @@ from models.store.store import Store
 from service.jobs import queue as queue_module
 from service.jobs.queue import JobItem, JobQueue
 from service.threads import run_in_threadpool
+from tests.database.jobs.listing import listed
 from tests.models.drafts import DRAFT, write_files
 from tests.tables import make_tables
 from tests.valkey import RealValkey
@@ -95,7 +96,7 @@ def test_no_job_is_accepted_while_the_home_is_missing(
                 "filters", "tiny", 1, request={}, items=[], idempotency=None
             )
         assert not parts.files.root.exists()
-        assert parts.jobs.list().items == []
+        assert listed(parts.jobs).items == []
 
     run(tmp_path, valkey, test)
 
@@ -162,7 +163,7 @@ def test_no_job_is_made_for_a_version_of_people_that_is_deleted_at_the_last_mome
             )
         with pytest.raises(VersionNotFound):
             await made
-        assert parts.jobs.list().items == []
+        assert listed(parts.jobs).items == []
         assert parts.folders() == set()
 
     run(tmp_path, valkey, test)
@@ -246,7 +247,7 @@ def test_whoever_gives_up_while_a_job_is_stored_leaves_nothing(
         await parts.job_queue.stop()
         assert parts.folders() == set()
         assert await parts.client.keys("*") == []
-        assert parts.jobs.list().items == []
+        assert listed(parts.jobs).items == []
 
     run(tmp_path, valkey, test)
 
@@ -257,7 +258,7 @@ def test_a_full_queue_stores_nothing(tmp_path: Path, valkey: RealValkey) -> None
         with pytest.raises(QueueFull):
             await parts.job_queue.submit_work("dream", {}, inputs={"image": b"1"})
         assert parts.folders() == set()
-        assert {job.id for job in parts.jobs.list().items} == ids
+        assert {job.id for job in listed(parts.jobs).items} == ids
 
     run(tmp_path, valkey, test)
 

@@ -28,7 +28,7 @@ def test_full_queue_refuses_until_there_is_room_again(admission: Admission) -> N
             pass
         with pytest.raises(QueueFull):
             admission.require_room(QUEUE, 10.0)
-    assert admission.in_progress(QUEUE) == 0
+    assert admission.counts().get(QUEUE, 0) == 0
 
 
 def test_request_that_would_be_answered_too_late_is_refused(admission: Admission) -> None:
@@ -40,10 +40,10 @@ def test_request_that_would_be_answered_too_late_is_refused(admission: Admission
             admission.require_room(QUEUE, 2.0, seconds=2.4)
         admission.require_room(QUEUE, 2.0, seconds=2.6)
         with admission.permit(QUEUE, 1, rate=2.0, seconds=2.6):
-            assert admission.in_progress(QUEUE) == 6
+            assert admission.counts()[QUEUE] == 6
         with admission.permit(QUEUE, 1, rate=None, seconds=0.1):
-            assert admission.in_progress(QUEUE) == 6
-    assert admission.in_progress(QUEUE) == 0
+            assert admission.counts()[QUEUE] == 6
+    assert admission.counts().get(QUEUE, 0) == 0
 
 
 def test_a_client_that_has_filled_a_queue_closes_it_to_itself_alone(admission: Admission) -> None:
@@ -58,7 +58,7 @@ def test_a_client_that_has_filled_a_queue_closes_it_to_itself_alone(admission: A
                 pass
         with pytest.raises(QueueFull), admission.permit(QUEUE, 2, 10.0, client="other"):
             pass  # not without bounds
-    assert admission.in_progress(QUEUE) == 0
+    assert admission.counts().get(QUEUE, 0) == 0
 
 
 def test_newcomers_are_bounded_in_total(admission: Admission) -> None:

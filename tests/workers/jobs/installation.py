@@ -22,6 +22,7 @@ from database.engine import open_engine
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
+from tests.database.jobs.listing import listed
 from tests.tables import make_home
 from tests.valkey import RealValkey
 
@@ -110,7 +111,7 @@ class Installation:
             if worker.poll() is None:
                 worker.kill()
             worker.wait(60)
-        for job in self.jobs.list().items:
+        for job in listed(self.jobs).items:
             for child in self.children(job.id):
                 child.kill()  # suspended by a test that failed
         self.celery.close()

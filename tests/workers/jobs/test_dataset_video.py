@@ -27,6 +27,7 @@ from database.engine import open_engine
 from database.jobs.jobs import Jobs
 from models.datasets.store import DatasetStore
 from models.weights.catalog import Weights, WeightsMissing
+from tests.models.datasets.stored import image_path
 from tests.models.faces.rendering import write_video
 from tests.tables import make_tables
 from workers.jobs import dataset_video
@@ -143,7 +144,7 @@ def test_a_part_of_a_very_wide_video_is_in_its_own_pixels(
     (file,) = store.listing(dataset).files
     assert (file.width, file.height) == (64, 32)
     assert file.sha256 is not None
-    image = cv2.imread(str(store.image_path(dataset, file.sha256)))
+    image = cv2.imread(str(image_path(store, dataset, file.sha256)))
     assert image is not None
     assert image.mean() > 190
 

@@ -12,6 +12,7 @@ import pytest
 from contracts.errors import InvalidArchive
 from models.datasets.archives.limits import Limits
 from models.datasets.store import DatasetStore
+from tests.models.datasets.stored import image_path
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_the_pixels_are_those_of_the_array(store: DatasetStore, tmp_path: Path) 
 
     pixels = images(1, 9, 7, 3)
     listing = store.create("x", saved(tmp_path, x=pixels, y=np.array([3])))
-    path = store.image_path(listing.info.id, listing.files[0].sha256 or "")
+    path = image_path(store, listing.info.id, listing.files[0].sha256 or "")
     with Image.open(io.BytesIO(path.read_bytes())) as image:
         assert np.array_equal(np.asarray(image), pixels[0])
 
