@@ -23,7 +23,6 @@ from contracts.settings import Settings
 from database.audit import Audit
 from database.crypto.cipher import sealing_key_ids
 from database.crypto.master_keys import KeyFile
-from database.crypto.master_keys import KeyFile
 from database.engine import open_engine, reading
 from database.faces.repositories import FaceRepositories
 from database.faces.template_rows import Unreadable
