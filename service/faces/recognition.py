@@ -129,22 +129,46 @@ async def identify(
     await services.faces.lockout.require_open(await caller_of(services.faces, request, None))
     (detection,) = await detect_faces(services, [image], FacesRequest(embed=True), deadline)
     threshold = await services.faces.effective_threshold(detection.embedder)
-    wanted = limit = max_candidates + 1  # one more than is shown may make the decision uncertain
-    while True:
-        nearest = await run_in_threadpool(_nearest, services, detection, threshold, limit)
-        ids = {candidate.subject_id for candidates in nearest for candidate in candidates}
-        standings = await _usable(services.faces, sorted(ids))
-        if not any(_may_lack(candidates, standings, wanted, limit) for candidates in nearest):
-            break
-        limit *= 8
+    wanted = max_candidates + 1  # one more than is shown may make the decision uncertain
+    nearest, names = await _candidates(services, detection, threshold, wanted)
     faces = [
-        _identified(face, candidates, threshold, standings, max_candidates)
+        _identified(face, candidates, threshold, names, max_candidates)
         for face, candidates in zip(detection.faces, nearest, strict=True)
     ]
     matched = {face.candidates[0].subject_id for face in faces if face.decision == "match"}
     if matched:  # otherwise retention would erase people who are identified every day
         await run_in_threadpool(services.faces.repositories.standings.record_uses, matched)
     return Identification(faces=faces, threshold=threshold.similarity)
+
+
+async def _candidates(
+    services: Services, detection: Detection, threshold: Threshold, wanted: int
+) -> tuple[list[list[Candidate]], dict[str, str | None]]:
+    """The nearest subjects of each face, and `_usable` of all of them.
+
+    Those who may not be identified take no places of others, up to hundreds for each place.
+    """
+    nearest: list[list[Candidate]] = [[] for _ in detection.faces]
+    names: dict[str, str | None] = {}
+    seen, lacking = set[str](), list(range(len(nearest)))
+    for limit in (wanted, 8 * wanted, 64 * wanted, 512 * wanted):
+        if not lacking:
+            break
+        vectors = detection.vectors[lacking]
+        found = await run_in_threadpool(
+            services.faces.search.nearest,
+            vectors,
+            embedder=detection.embedder,
+            min_similarity=threshold.similarity - threshold.margin,
+            limit=limit,
+        )
+        for index, candidates in zip(lacking, found, strict=True):
+            nearest[index] = candidates
+        ids = {candidate.subject_id for candidates in found for candidate in candidates} - seen
+        names |= await _usable(services.faces, sorted(ids))
+        seen |= ids
+        lacking = [i for i in lacking if _may_lack(nearest[i], names, wanted, limit)]
+    return nearest, names
 
 
 async def _usable(faces: FaceServices, ids: list[str]) -> dict[str, str | None]:
@@ -154,11 +178,11 @@ async def _usable(faces: FaceServices, ids: list[str]) -> dict[str, str | None]:
     """
     policy = await run_in_threadpool(faces.repositories.policy.get)
     standings = await run_in_threadpool(faces.repositories.standings.of, ids)
-    locked = await faces.lockout.locked(ids)
+    usable = {one: standing for one, standing in standings.items() if has_consent(standing, policy)}
+    locked = await faces.lockout.locked(list(usable))
     return {
         subject_id: None if standing.disabled or subject_id in locked else standing.name
-        for subject_id, standing in standings.items()
-        if has_consent(standing, policy)
+        for subject_id, standing in usable.items()
     }
 
 
@@ -198,17 +222,6 @@ def _may_lack(candidates: list[Candidate], usable: Container[str], wanted: int, 
     """Whether those who may not be identified have taken the places of some who may."""
     found = sum(candidate.subject_id in usable for candidate in candidates)
     return found < wanted and len(candidates) == limit
-
-
-def _nearest(
-    services: Services, detection: Detection, threshold: Threshold, limit: int
-) -> list[list[Candidate]]:
-    return services.faces.search.nearest(
-        detection.vectors,
-        embedder=detection.embedder,
-        min_similarity=threshold.similarity - threshold.margin,
-        limit=limit,
-    )
 
 
 def _identified(

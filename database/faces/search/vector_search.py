@@ -29,7 +29,10 @@ log = structlog.get_logger()
 _LOCK = 0x0951_0004  # see `database.engine.advisory_lock`
 _INSERT_BATCH = 200
 _TRIES = 3
-_TEMPLATES_PER_QUERY = 200  # that the index returns; the best one of each subject counts
+# That the index returns, at first and at most; the best one of each subject counts. 0.1 s for the
+# most, and pgvector looks at no more than 20,000 rows by itself.
+_FIRST_TEMPLATES, _MOST_TEMPLATES = 200, 12_800
+_MOST_AT_ONCE = 1000  # that pgvector keeps in mind
 _ITERATIVE_SINCE = (0, 8)  # the version of pgvector
 _TABLES = (
     "CREATE EXTENSION IF NOT EXISTS vector",
@@ -107,13 +110,12 @@ class VectorSearch:
             rotation = self._rotation()
             self._update(embedder, rotation)
             with reading(self._engine) as session:
-                session.execute(text(f"SET LOCAL hnsw.ef_search = {_TEMPLATES_PER_QUERY}"))
                 if self._is_iterative:
                     # Rows that were replaced stay in the index until a vacuum. Without this, they
                     # count, and those of one subject hide everybody who is less similar.
                     session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
                 results = [
-                    _best(_query(session, rotated), min_similarity, limit)
+                    _nearest(session, rotated, min_similarity, limit)
                     for rotated in vectors @ rotation.matrix
                 ]
                 state = session.execute(_STATE).first()
@@ -193,9 +195,23 @@ def rotation_matrix(secret: bytes) -> Vector:
     return matrix
 
 
-def _query(session: Session, rotated: Vector) -> Sequence[tuple[str, float]]:
-    parameters = {"turned": _literal(rotated), "limit": _TEMPLATES_PER_QUERY}
-    rows = session.execute(_NEAREST, parameters)
+def _nearest(
+    session: Session, rotated: Vector, min_similarity: float, limit: int
+) -> list[Candidate]:
+    """The candidates for a vector, of as many templates as are needed to find `limit` subjects."""
+    templates = _FIRST_TEMPLATES
+    while True:
+        rows = _query(session, rotated, templates)
+        best = _best(rows, min_similarity, limit)
+        is_all = len(rows) < templates or rows[-1][1] < min_similarity
+        if len(best) == limit or is_all or templates == _MOST_TEMPLATES:
+            return best
+        templates = min(8 * templates, _MOST_TEMPLATES)
+
+
+def _query(session: Session, rotated: Vector, templates: int) -> Sequence[tuple[str, float]]:
+    session.execute(text(f"SET LOCAL hnsw.ef_search = {min(templates, _MOST_AT_ONCE)}"))
+    rows = session.execute(_NEAREST, {"turned": _literal(rotated), "limit": templates})
     return [(row.subject_id, float(row.similarity)) for row in rows]
 
 

@@ -15,6 +15,7 @@ from database.crypto.envelope import EnvelopeCipher
 from database.crypto.master_keys import KeyFile
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
+from database.faces.search import vector_search
 from database.faces.search.gallery import Gallery
 from database.faces.search.vector_search import VectorSearch, rotation_matrix
 from database.migrations import upgrade
@@ -50,6 +51,32 @@ def test_a_running_process_uses_the_key_that_another_process_added(tmp_path: Pat
     fresh = VectorSearch(Mock(), Mock(), EnvelopeCipher.of_file(file))._rotation()
     assert np.array_equal(after.matrix, fresh.matrix)
     assert not np.allclose(after.matrix, before.matrix, atol=0.1)
+
+
+def test_as_many_templates_are_read_as_the_wanted_subjects_need(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, read = list[tuple[str, float]](), list[int]()
+
+    def query(session: object, rotated: Vector, templates: int) -> list[tuple[str, float]]:
+        read.append(templates)
+        return index[:templates]
+
+    monkeypatch.setattr(vector_search, "_query", query)
+
+    def found(limit: int, least: float = 0.5) -> int:
+        read.clear()
+        return len(vector_search._nearest(Mock(), vector(), least, limit))
+
+    index[:] = [(f"sub_{number // 32}", 0.9) for number in range(320)]  # 32 of each
+    assert (found(6), read) == (6, [200])
+    assert (found(9), read) == (9, [200, 1600])
+    assert (found(99), read) == (10, [200, 1600])
+    index[:] = [(f"sub_{number}", 1 - number / 1000) for number in range(1000)]
+    assert (found(999, least=0.9), read) == (101, [200]), "the rest is less similar"
+    assert (found(999), read) == (501, [200, 1600])
+    index[:] = [("sub_1", 0.9)] * 20_000
+    assert (found(2), read) == (1, [200, 1600, 12_800]), "bounded"
 
 
 @pytest.fixture
@@ -101,6 +128,33 @@ def test_rows_that_were_replaced_hide_nobody(
         (right,) = exact.nearest(queries, embedder=NET, min_similarity=0.5, limit=4)
         assert [one.subject_id for one in found] == [one.subject_id for one in right]
     assert len(right) == 2
+
+
+@pytest.mark.slow
+def test_hundreds_of_similar_people_hide_nobody(
+    pgvector: Engine, tmp_path: Path, clock: Clock
+) -> None:
+    """Those who may not be identified, for lack of a consent, are left out by the caller."""
+    with pgvector.begin() as connection:  # as with more rows
+        name = connection.scalar(text("SELECT current_database()"))
+        connection.execute(text(f'ALTER DATABASE "{name}" SET enable_seqscan = off'))
+    pgvector.dispose()
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), pgvector, clock)
+    search = VectorSearch(pgvector, faces.gallery_source, faces.cipher)
+    search.prepare()
+    face = vector()
+
+    def like(amount: float) -> Vector:
+        other: Vector = face + amount * vector()
+        return (other / np.linalg.norm(other)).astype(np.float32)
+
+    for number in range(20):  # with 20 templates each, all nearer than Ada
+        templates = [template(embedding=like(0.1)) for _ in range(20)]
+        faces.templates.add(add_subject(faces, f"P{number}"), templates, embedder=NET)
+    ada = add_subject(faces, "Ada")
+    faces.templates.add(ada, [template(embedding=like(0.5))], embedder=NET)
+    (found,) = search.nearest(face[None], embedder=NET, min_similarity=0.5, limit=88)
+    assert (len(found), found[-1].subject_id) == (21, ada)
 
 
 @pytest.mark.slow

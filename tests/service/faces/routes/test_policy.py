@@ -18,12 +18,14 @@ from jwt.algorithms import ECAlgorithm
 from contracts.errors import Unavailable
 from contracts.faces.consent import NewPolicy, Policy
 from contracts.faces.subjects import (
+    Candidate,
     Erased,
     NewTemplate,
     StoredFrame,
     SubjectChange,
     embedder_of,
 )
+from contracts.queue.messages import Vector
 from contracts.queue.redis_keys import face_lock
 from contracts.settings import Settings
 from database.engine import open_engine, writing
@@ -149,6 +151,21 @@ def test_people_without_a_consent_take_nobodys_place(
     client.put(f"{URL}/policy", json={"consent_required": True})
     face = identify(client, ADA + 1)
     assert (face["decision"], face["candidates"][0]["subject_id"]) == ("match", ada)
+
+
+def test_however_many_have_no_consent_the_search_ends(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.put(f"{URL}/policy", json={"consent_required": True})
+    asked = list[int]()
+
+    def nearest(vectors: Vector, *, limit: int, **_: object) -> list[list[Candidate]]:
+        asked.append(limit)
+        return [[Candidate(f"sub_{number}", 0.99) for number in range(limit)] for _ in vectors]
+
+    monkeypatch.setattr(fakes.faces.search, "nearest", nearest)
+    assert identify(client)["candidates"] == []
+    assert asked == [asked[0] * factor for factor in (1, 8, 64, 512)]
 
 
 def test_a_subject_is_added_with_its_consent(client: httpx.Client) -> None:
