@@ -18,11 +18,19 @@ async def require_analyzer(services: Services) -> None:
         ModelNotReady: The face embedder has not been imported, or the weights that find faces are
             missing.
     """
-    if _is_served(services):
-        return
-    if await embedder_in_force(services) is None:
+    if not _is_served(services) and await embedder_in_force(services) is None:
         raise _no_embedder(services)
-    await run_in_threadpool(Weights.of(services.settings).find, FINDER_WEIGHTS)
+    await require_finder(services)
+
+
+async def require_finder(services: Services) -> None:
+    """Check that a job can find faces; as for `require_analyzer`.
+
+    Raises:
+        ModelNotReady: The weights that find faces are missing.
+    """
+    if not _is_served(services):
+        await run_in_threadpool(Weights.of(services.settings).find, FINDER_WEIGHTS)
 
 
 def _is_served(services: Services) -> bool:

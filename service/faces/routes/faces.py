@@ -25,6 +25,7 @@ from service.faces import examples as face_examples
 from service.faces import recognition
 from service.faces.calibration import resolve_threshold
 from service.faces.detection import require_available, submit_detection
+from service.faces.requirements import require_finder
 from service.faces.subjects import embedder_in_force, require_subject
 from service.http.deadlines import Deadline, DeadlineDep
 from service.http.disconnect import while_connected
@@ -98,7 +99,9 @@ async def detect(
 ) -> DetectedFaces | Response:
     """The position of each face in pixels of the image, and whether it is clear enough."""
     async with deadline.enforced():
-        if not deferred:
+        if deferred:
+            await require_finder(services)
+        else:
             require_available(services)
         uploads = await read_uploads(request, services.settings)
         image = recognition.require_one_image(uploads)

@@ -496,6 +496,10 @@ class TestEnrollment:
         ):
             assert code(refused, 503) == "model_not_ready"
             assert missing in refused.json()["detail"]
+        deferred = {"Prefer": "respond-async"}
+        finding = client.post(f"{URL}/detect", files=[image(ADA)], headers=deferred)
+        assert code(finding, 503) == "model_not_ready", "it needs no embedder"
+        assert "face_finder" in finding.json()["detail"]
         assert not fakes.jobs.worked
 
     def test_what_the_job_would_find_out_is_found_out_before(
