@@ -91,7 +91,7 @@ class Batcher:
         threads: How many threads may answer batches, at least one.
         linger_seconds: How long to wait for the next image before returning to Celery.
         stopping: Set when the worker has been told to stop; the current batch is still answered.
-        clock: Unix time in seconds.
+        clock: Unix time in seconds, by the clock of the deadlines.
         statistics: Counts what is computed.
         metrics: Likewise, for Prometheus.
         end: Ends this process in an orderly way; called when it has no memory left.
@@ -109,7 +109,7 @@ class Batcher:
         threads: int = 2,
         linger_seconds: float,
         stopping: Event,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
         statistics: InferenceStatistics | None = None,
         metrics: Metrics | None = None,
         end: Callable[[], None] = lambda: None,

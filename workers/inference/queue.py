@@ -275,12 +275,10 @@ class Cancellation:
     Args:
         queues: Where abandoned images are marked.
         stopping: Set when the worker has been told to stop.
-        clock: Unix time in seconds.
+        clock: Unix time in seconds, by the clock of the deadlines.
     """
 
-    def __init__(
-        self, queues: WorkerQueues, stopping: Event, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, queues: WorkerQueues, stopping: Event, clock: Callable[[], float]) -> None:
         self._queues = queues
         self._stopping = stopping
         self._clock = clock

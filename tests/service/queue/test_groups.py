@@ -193,6 +193,7 @@ def batcher_of(valkey: RealValkey, worker_id: str, base: MeanBase) -> Batcher:
         batch_limit=16,
         linger_seconds=0,
         stopping=Event(),
+        clock=time.time,
     )
 
 

@@ -1,5 +1,6 @@
 """A `Cancellation` without a queue, for tests of the operations."""
 
+import time
 from collections.abc import Callable
 from threading import Event
 
@@ -17,4 +18,4 @@ def cancellation_of(*, abandoned: bool = False, stopping: bool = False) -> Cance
     stop = Event()
     if stopping:
         stop.set()
-    return Cancellation(_Queues(lambda _: abandoned), stop)  # type: ignore[arg-type]
+    return Cancellation(_Queues(lambda _: abandoned), stop, time.time)  # type: ignore[arg-type]

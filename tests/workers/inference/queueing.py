@@ -112,7 +112,8 @@ def batcher_of(
     explainer: StubExplainer | None = None,
     **changes: Any,
 ) -> Batcher:
-    options: dict[str, Any] = {"batch_limit": 4, "linger_seconds": 0.01, "stopping": Event()}
+    options: dict[str, Any] = {"batch_limit": 4, "linger_seconds": 0.01}
+    options |= {"stopping": Event(), "clock": time.time}
     models = LoadedModels()
     models.add("squeezenet", network)
     models.add("vgg16", network)

@@ -83,7 +83,8 @@ class Fleet:
         for name, head in self.models.items():
             if name != without:
                 models.add(name, head)
-        options: dict[str, Any] = {"batch_limit": 4, "linger_seconds": 0.0, "stopping": Event()}
+        options: dict[str, Any] = {"batch_limit": 4, "linger_seconds": 0.0}
+        options |= {"stopping": Event(), "clock": time.time}
         return Batcher(
             WorkerQueues(self.client, worker_id, [CELERY_QUEUE]),
             models,
