@@ -122,6 +122,7 @@ class FakeDecoder:
 
     room: int = 1000
     runs: int = 0
+    pixels: list[int] = field(default_factory=list)
     is_slow: bool = False
 
     def require_room(self) -> None:
@@ -154,6 +155,7 @@ class FakeDecoder:
 
     async def run(self, work: Callable[[], T], *, deadline_seconds: float, pixels: int = 0) -> T:
         self.runs += 1
+        self.pixels.append(pixels)
         return await asyncio.wait_for(asyncio.to_thread(work), deadline_seconds)
 
     async def run_image(self, work: Callable[..., T], *, deadline_seconds: float) -> T:

@@ -12,6 +12,7 @@ from service.app import create_app
 from tests.openapi.document import _no_services, document
 from tests.service import world as worlds
 from tests.service.conftest import listening
+from tests.service.parts import FakeServices
 from tests.service.world import JOB, KEY, Operation, Sent, World, operations
 from tests.valkey import RealValkey
 
@@ -30,11 +31,19 @@ _BODIES = [operation for operation in operations() if operation.body_types]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, valkey_server: RealValkey) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("world")
+
+
+@pytest.fixture(scope="module")
+def fakes(folder: Path, valkey_server: RealValkey) -> FakeServices:
     with redis.Redis.from_url(valkey_server.url) as store:
         store.flushall()
-    fakes = worlds.empty_services(folder, valkey_server.url)
+    return worlds.empty_services(folder, valkey_server.url)
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path, fakes: FakeServices) -> Iterator[World]:
     with (
         pytest.MonkeyPatch.context() as patch,
         listening(worlds.settings(folder), fakes) as url,
@@ -92,11 +101,14 @@ def keyed() -> list[Operation]:
 
 @pytest.mark.parametrize("operation", keyed(), ids=lambda one: one.id)
 def test_a_repeated_key_returns_the_first_response(
-    world: World, requests: dict[str, tuple[Sent, Sent]], operation: Operation
+    world: World,
+    fakes: FakeServices,
+    requests: dict[str, tuple[Sent, Sent]],
+    operation: Operation,
 ) -> None:
     assert operation.id in requests, "add it to `creating_requests`"
     one, other = requests[operation.id]
-    url = world.url(operation)
+    url, jobs = world.url(operation), len(fakes.jobs.clients)
 
     def send(sent: Sent) -> httpx.Response:
         headers = sent.get("headers", {}) | {"Idempotency-Key": operation.id}
@@ -112,6 +124,7 @@ def test_a_repeated_key_returns_the_first_response(
     assert again.status_code == first.status_code
     conflict = send(other)
     assert (conflict.status_code, conflict.json()["code"]) == (409, "idempotency_conflict")
+    assert None not in fakes.jobs.clients[jobs:], "each takes one of its client's places"
 
 
 @pytest.mark.parametrize("operation", _GET, ids=lambda one: one.id)

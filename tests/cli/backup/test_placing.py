@@ -133,6 +133,18 @@ def test_an_area_behind_a_link_is_refused_before_anything_moves(home: Furnished,
     assert home.jobs() == jobs
 
 
+def test_an_area_on_a_disk_of_its_own_is_refused_before_anything_moves(
+    home: Furnished, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_backup(home.settings, out, secrets=False)
+    jobs, faces = home.jobs(), home.settings.home / "faces"
+    monkeypatch.setattr("os.path.ismount", lambda path: path == faces)
+    with pytest.raises(CommandError, match="faces is a file system of its own"):
+        restore_backup(home.settings, out, force=True)
+    assert not (home.settings.home / ".restore").exists()
+    assert home.jobs() == jobs
+
+
 def interrupted(home: Furnished, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed before the second step."""
     real = RestoreStep.take

@@ -4,15 +4,19 @@ import signal
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from cli.banner import curl_line
 from cli.commands import keys
-from cli.commands.up import _phase
+from cli.commands.up import Service, _phase
 from cli.home import Home
-from cli.output import CommandError
+from cli.output import CommandError, notes
+from cli.processes.logs import Follower
+from cli.processes.supervisor import Supervisor
 from cli.startup import migrate, require_free_port, require_key
 from contracts.errors import Unavailable
 from contracts.inference.registry import Readiness
@@ -123,6 +127,17 @@ def test_a_taken_port_is_reported_before_anything_slow(start: Starter, tmp_path:
     assert f"Something already listens on 127.0.0.1:{port}" in run.text
     assert f"OPSIN_PORT={port + 1}" in run.text
     assert not (tmp_path / "home" / "weights").exists()
+
+
+def test_its_logs_stay_small_while_it_runs(tmp_path: Path) -> None:
+    log, waits = tmp_path / "api.log", iter((False, True))
+    log.write_bytes(bytes(2**20 + 1))
+    signals: Any = SimpleNamespace(wait=lambda _seconds: next(waits))
+    settings = Settings(_env_file=None, home=tmp_path, log_file_mb=1)
+    service = Service(settings, Home(tmp_path), notes(), signals, verbose=False)
+    service._watch(Supervisor(print, shutdown_seconds=1), Follower((), print), [log])
+    assert log.stat().st_size == 0
+    assert log.with_suffix(".log.1").stat().st_size == 2**20 + 1
 
 
 def test_a_free_port_is_accepted() -> None:

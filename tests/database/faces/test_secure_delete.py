@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
@@ -105,3 +105,17 @@ def test_a_locked_table_keeps_the_erasure_unfinished_and_settings_are_reset(
         with engine.connect() as connection:
             assert connection.scalar(text("SHOW statement_timeout")) == "5s"
             assert connection.scalar(text("SHOW lock_timeout")) == "5s"
+
+
+def test_a_vacuum_may_take_longer_than_a_request(engine: Engine) -> None:
+    seconds: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_connection: object, cursor: Any, statement: str, *_: object) -> None:
+        if statement.startswith("VACUUM"):
+            cursor.execute("SHOW statement_timeout")
+            seconds.append(cursor.fetchone()[0])
+
+    assert purge_deleted_rows(engine)
+    assert purge_deleted_rows(engine, rewrite=True)
+    assert seconds == ["10min"] * 3

@@ -1,6 +1,7 @@
 """A request that adds images changes everything or nothing, whatever fails in between."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -129,6 +130,16 @@ def test_an_image_after_the_deadline_is_not_added(
     with fakes.datasets.store.lock(address.rsplit("/", maxsplit=1)[-1]):
         late = send(client, address, 1, headers={"X-Timeout-Ms": "300"}, follow_redirects=True)
     assert late.status_code in {503, 504}
+    assert seen(fakes, address)[1] == 0
+
+
+def test_an_image_whose_addition_takes_too_long_is_not_added(
+    client: httpx.Client, fakes: FakeServices, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it may in a dataset of a hundred thousand images."""
+    monkeypatch.setattr("service.datasets.service.require_mounted", lambda _: time.sleep(1.1))
+    late = send(client, address, 1, headers={"X-Timeout-Ms": "1000"})
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
     assert seen(fakes, address)[1] == 0
 
 

@@ -23,7 +23,7 @@ from database.installation import FILE
 from database.tables import Record
 from models.datasets.addition import NewImages
 from models.datasets.archives.limits import Limits, disk_full
-from models.datasets.store import DEFAULT_FRACTIONS
+from models.datasets.store import DEFAULT_FRACTIONS, DatasetStore
 from service.datasets import upload
 from service.datasets.service import Datasets
 from service.http.multipart import Part
@@ -391,6 +391,15 @@ def test_rows_follow_the_folders(tmp_path: Path, fakes: FakeServices) -> None:
     datasets.store.delete(placed.id, check=lambda: datasets.rows.hide(placed.id))
     datasets.reconcile()
     assert datasets.rows.revisions() == {}, "killed before its rows were deleted"
+
+
+def test_what_has_not_changed_is_not_read_again(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing of a large dataset has megabytes, and is looked at every ten minutes."""
+    assert send(client, zipped(GOOD)).status_code == 201
+    monkeypatch.setattr(DatasetStore, "listing", None)
+    fakes.datasets.reconcile()
 
 
 def test_a_missing_folder_is_no_reason_to_delete_rows(tmp_path: Path, fakes: FakeServices) -> None:

@@ -246,6 +246,14 @@ def test_too_many_numbers_are_refused_before_the_image_is_read(
     assert post(client, path=path, layer="conv1", channels=64).status_code == 200
 
 
+def test_a_large_heatmap_is_drawn_as_one(client: httpx.Client, fakes: FakeServices) -> None:
+    """It waits with the large ones, for its share of the pixels that are in memory."""
+    image = io.BytesIO()
+    Image.new("L", (2100, 2000)).save(image, "PNG")
+    assert post(client, image.getvalue()).status_code == 200
+    assert fakes.renderer.pixels == [2100 * 2000]
+
+
 def test_renderer_draws_and_writes_large_responses(
     client: httpx.Client, fakes: FakeServices
 ) -> None:

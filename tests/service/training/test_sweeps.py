@@ -1,12 +1,17 @@
 """What `/v1/sweeps` accepts, refuses and queues, over a socket."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from contracts.settings import Settings
 from contracts.training.datasets import DatasetInfo
 from service.training import submit, sweeps
+from tests.models.datasets.packing import tree, zipped
 from tests.service.parts import FakeServices
 from tests.service.training.test_routes import body, fakes, pets
 
@@ -144,3 +149,20 @@ def test_the_dataset_and_the_disk_are_looked_at_once_for_all_trainings(
     largest = body(pets) | {"head": {"units": [4096]}}
     assert client.post("/v1/trainings", json=largest).status_code == 202
     assert needed == single[0], "the largest of them"
+
+
+@pytest.mark.usefixtures("without_weights")
+def test_a_sweep_without_its_published_weights_is_refused(
+    settings: Settings,
+    fakes: FakeServices,
+    tmp_path: Path,
+    served: Callable[..., AbstractContextManager[str]],
+) -> None:
+    bare = settings.model_copy(update={"home": tmp_path / "bare", "offline": True})
+    archive = {"archive": ("pets.zip", zipped(tree({"cat": 8, "dog": 6})))}
+    with served(bare, fakes) as url:
+        made: str = httpx.post(f"{url}/v1/datasets", files=archive).json()["id"]
+        answer = httpx.post(url + URL, json={"training": body(made), "grid": GRID})
+    assert (answer.status_code, answer.json()["code"]) == (503, "model_not_ready")
+    assert "opsin weights pull" in answer.json()["detail"]
+    assert not fakes.jobs.worked

@@ -13,15 +13,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 from PIL import Image
 from sqlalchemy import Engine, text
 
 from contracts.errors import Conflict, InvalidVideo, LowQualityFace, ManyFaces, NoFace
 from contracts.faces.consent import NewConsent, NewPolicy
-from contracts.faces.enrollments import VIDEO, EnrollmentRequest, EnrollmentResult, image_name
+from contracts.faces.enrollments import (
+    VIDEO,
+    AnsweredChallenge,
+    EnrollmentRequest,
+    EnrollmentResult,
+    image_name,
+)
 from contracts.faces.faces import Box, Face, Quality
+from contracts.faces.liveness import ACTIONS
 from contracts.faces.subjects import NewSubject, NewTemplate, SubjectChange, embedder_of
 from contracts.jobs import Progress
+from contracts.queue import redis_keys
 from contracts.queue.messages import Pixels, Vector
 from contracts.settings import Settings
 from contracts.work import WorkStoppedError
@@ -32,6 +41,7 @@ from database.installation import adopt
 from models.faces.detection.detection import DetectedFace
 from tests.models.faces.rendering import write_video
 from tests.tables import make_tables
+from tests.valkey import RealValkey
 from workers.jobs.enrollment import Enrollment
 
 SIZE = 120
@@ -314,6 +324,20 @@ def test_only_the_own_frames_of_a_clip_are_accepted(env: Environment) -> None:
     assert result.frames.rejected["different_person"] == 1
     templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
     assert [float(one.vector @ own.vector) > 0.99 for one in templates] == [True, True]
+
+
+def test_clips_of_enrollments_displace_none_of_logins(env: Environment, valkey: RealValkey) -> None:
+    """No lockout limits them."""
+    ada = env.subject("Ada")
+    env.settings = env.settings.model_copy(update={"redis_url": valkey.url})
+    data = write_video(env.folder / "clip.avi", iter(turning(1)), 15)
+    (env.folder / VIDEO).write_bytes(data)
+    challenge = AnsweredChallenge(id="ch_1", actions=ACTIONS[:3])
+    with pytest.raises(InvalidVideo, match="challenge"):
+        env.enroll(EnrollmentRequest(subject_id=ada, challenge=challenge))
+    with redis.Redis.from_url(valkey.url) as client:
+        assert client.llen(redis_keys.recent_clips(ada, "enroll")) == 1
+        assert client.llen(redis_keys.recent_clips(ada)) == 0
 
 
 def test_an_enrollment_replaces_a_damaged_template(env: Environment) -> None:

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from contracts.settings import Settings
+from service.faces.locks.lockout import UNUSABLE_ATTEMPTS
+from tests.service.face_replies import NO_FACE
 from tests.service.faces.routes.test_faces import ADA, BEA, URL, add, code, image, login
 from tests.service.parts import FakeServices, face_services_in
 from tests.valkey import RealValkey
@@ -58,6 +60,16 @@ def test_a_comparison_with_a_subject_is_under_the_same_locks(
     assert code(login(client, ada, ADA), 429) == "locked_out"
     nameless = client.post(f"{URL}/verify", data={"subject_id": ada}, files=[image(ADA)])
     assert code(nameless, 429) == "locked_out"
+
+
+def test_images_without_a_face_lock_their_address_out(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    ada = add(client, fakes, "Ada", ADA)
+    for number in range(UNUSABLE_ATTEMPTS):
+        answer = login(client, ada, NO_FACE, device_id=f"device-{number}")
+        assert code(answer, 422) == "no_face"
+    assert code(login(client, ada, ADA), 429) == "locked_out"
 
 
 def test_who_is_locked_out_identifies_nobody(client: httpx.Client, fakes: FakeServices) -> None:
