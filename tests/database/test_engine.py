@@ -1,11 +1,13 @@
 """Transactions that write wait for each other, and keep no connection from those that read."""
 
+import re
 import threading
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, select, text
 
+import database
 from contracts.errors import Unavailable
 from database.engine import DamagedDatabaseError, open_engine, reading, writing
 from database.migrations import current, upgrade
@@ -60,3 +62,14 @@ def test_a_damaged_file_is_said_to_be_damaged(tmp_path: Path) -> None:
     for use in (upgrade, current):
         with pytest.raises(DamagedDatabaseError, match="opsin restore --force"):
             use(f"sqlite:///{file}")
+
+
+def test_no_two_advisory_locks_have_one_number() -> None:
+    """Otherwise two transactions that have nothing in common wait for each other."""
+    sources = Path(database.__file__).parent.rglob("*.py")
+    found = [
+        re.findall(r"^_LOCK = (0x0951_\d{4})", one.read_text(), re.MULTILINE) for one in sources
+    ]
+    numbers = [number for several in found for number in several]
+    assert len(numbers) >= 8
+    assert len(set(numbers)) == len(numbers)
