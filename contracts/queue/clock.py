@@ -23,6 +23,8 @@ class RedisClock:
 
     Attributes:
         host_ahead: By how many seconds this host's clock is ahead of Redis'; None if not measured.
+        jumped: By how many seconds the clock of Redis has been set forward between measurements, in
+            all. Whatever expires has then expired sooner, such as queues.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class RedisClock:
         self._wall = wall
         self._offset: float | None = None
         self.host_ahead: float | None = None
+        self.jumped = 0.0
 
     def __call__(self) -> float:
         if self._offset is None:
@@ -55,5 +58,8 @@ class RedisClock:
         if self._offset is not None and now - started > _SLOWEST_SECONDS:
             return
         redis_now = answer[0] + answer[1] / 1_000_000 + (now - started) / 2
-        self._offset = redis_now - now
+        offset = redis_now - now
+        if self._offset is not None and offset - self._offset > MAX_AHEAD_SECONDS:
+            self.jumped += offset - self._offset
+        self._offset = offset
         self.host_ahead = self._wall() - redis_now

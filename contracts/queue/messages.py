@@ -7,7 +7,7 @@ the Lua scripts that move items can read it without knowing the rest.
 
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self, TypeAlias
 
 import numpy as np
@@ -38,6 +38,9 @@ IMAGE_ID_LENGTH = 12
 If a client asks several models about an image, it is an item of each one's queue, and only the rest
 of the ids differs. A worker need not compute it twice.
 """
+
+_LATEST_SECONDS = 600.0
+"""An image leaves Redis with its queue, soon after the deadline of the last one in it."""
 
 TOP_CLASS = -1
 """In place of a class: the most probable one."""
@@ -78,6 +81,19 @@ class Item:
     def image_id(self) -> bytes:
         """The same for items with the same pixels that belong to one request."""
         return self.id[:IMAGE_ID_LENGTH]
+
+    def is_late(self, now: float) -> bool:
+        """Whether its deadline has passed, so that no client waits for the answer.
+
+        If that seems to be long ago, the clock of Redis was set forward instead, and the sender has
+        not measured it yet.
+        """
+        return 0 <= now - self.deadline < _LATEST_SECONDS
+
+    def later(self, seconds: float) -> Self:
+        """The same item if the clock was set forward since it was made."""
+        deadline, enqueued = self.deadline + seconds, self.enqueued + seconds
+        return replace(self, deadline=deadline, enqueued=enqueued)
 
     def pack(self, handle: bytes = b"") -> bytes:
         """The item as bytes.

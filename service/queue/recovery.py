@@ -2,7 +2,8 @@
 
 Also what a living worker has claimed without having received it.
 
-So a lost task, a killed worker or a restarted Redis costs a second instead of the deadline.
+So a lost task, a killed worker, a Redis that was restarted or whose clock was set forward costs a
+second instead of the deadline.
 """
 
 from dataclasses import replace
@@ -42,6 +43,7 @@ class Recovery:
         self._known: set[str] = set()
         self._lost: dict[str, set[bytes]] = {}
         self._epoch: str | None = None
+        self._jumped = workers.clock.jumped
         self._task = PeriodicTask("recovery", self.run_once, seconds=_INTERVAL_SECONDS)
 
     def start(self) -> None:
@@ -54,7 +56,7 @@ class Recovery:
         if not self._workers.redis_ok:
             # An unreachable Redis says nothing about which workers are alive.
             return
-        await self._requeue_after_restart()
+        await self._requeue_after_loss()
         alive = {worker.id for worker in self._workers.workers}
         pending = self._replies.pending.keys()
         self._lost = {worker_id: ids & pending for worker_id, ids in self._lost.items()}
@@ -110,18 +112,21 @@ class Recovery:
                 item = replace(pending.item, attempt=pending.item.attempt - 1)
                 self._replies.pending[item_id] = replace(pending, item=item)
 
-    async def _requeue_after_restart(self) -> None:
-        """Push all pending images again if Redis was restarted since the last check.
+    async def _requeue_after_loss(self) -> None:
+        """Push all pending images again if Redis may have lost them since the last check.
 
-        Images that Redis kept all the same are computed twice; the second reply is dropped.
+        That is, if it was restarted, or its clock was set forward, so that queues expired. Images
+        that Redis kept all the same are computed twice; the second reply is dropped.
         """
-        epoch = await self._queues.server_epoch()
-        if self._epoch not in (None, epoch):
+        epoch, jumped = await self._queues.server_epoch(), self._workers.clock.jumped
+        seconds, is_restarted = jumped - self._jumped, self._epoch not in (None, epoch)
+        if is_restarted or seconds:
             items = list(self._replies.pending.values())
-            log.warning("redis_restarted", images=len(items))
+            event = "redis_restarted" if is_restarted else "redis_clock_set_forward"
+            log.warning(event, images=len(items), seconds=round(seconds))
             for pending in items:
-                await self._push(pending)
-        self._epoch = epoch
+                await self._push(replace(pending, item=pending.item.later(seconds)))
+        self._epoch, self._jumped = epoch, jumped
 
     async def _retry(self, pending: PendingItem) -> None:
         """Count the lost attempt and queue the image again, or give up."""

@@ -18,7 +18,7 @@ from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.pages import Page, page_json
 from contracts.queue import redis_keys, scripts
 from contracts.queue.clock import RedisClock
-from contracts.queue.heartbeat import WorkerBeat, read_heartbeats_async
+from contracts.queue.heartbeat import HEARTBEAT_SECONDS, WorkerBeat, read_heartbeats_async
 from contracts.queue.installation import INSTALLATION_EXPIRE_SECONDS, is_foreign
 from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.queue.shared_pixels import SharedPixels
@@ -36,6 +36,7 @@ _REFRESH_SECONDS = 0.5
 _LOST_SECONDS = 0.4  # that a Redis is waited for which did not answer the last time
 _POLL_SECONDS = 0.1
 _OTHER_WORKERS_SECONDS = 5.0
+_KEPT_SECONDS = 2 * HEARTBEAT_SECONDS
 
 
 class WorkerRegistry:
@@ -72,6 +73,7 @@ class WorkerRegistry:
         self._check = SharedCheck(self._refresh)
         self._task = PeriodicTask("workers", self.refresh, seconds=_REFRESH_SECONDS)
         self._installation = installation
+        self._kept_until = float("-inf")
         self._holds = False  # this Redis, for the installation
         self._foreign: frozenset[str] = frozenset()  # ids of workers that were logged
         self._job_workers: tuple[WorkerBeat, ...] = ()
@@ -253,14 +255,16 @@ class WorkerRegistry:
         self._router = VersionRouter(self._configured, store, ())
 
     async def _read(self) -> None:
-        started = self.clock.start()
+        started, jumped = self.clock.start(), self.clock.jumped
         self.clock.observe(started, await self._client.time())
+        if self.clock.jumped > jumped:
+            self._kept_until = time.monotonic() + _KEPT_SECONDS
         await self._hold()
         heartbeats = await read_heartbeats_async(self._client)
         for _ in heartbeats.unreadable:
             # A worker of another release; `opsin doctor` reports the difference.
             log.warning("heartbeat_unreadable")
-        ours = self._ours(heartbeats.workers)
+        ours = self._with_kept(self._ours(heartbeats.workers))
         workers = tuple(beat for beat in ours if not beat.queues)
         readable = not heartbeats.unreadable
         self._reads_origins = readable and all(beat.reads_origins for beat in workers)
@@ -301,6 +305,17 @@ class WorkerRegistry:
                 log.error("foreign_worker", host=beat.host, pid=beat.pid, hint="check OPSIN_HOME")
         self._foreign = frozenset(beat.id for beat in foreign)
         return tuple(beat for beat in beats if beat.installation in known)
+
+    def _with_kept(self, beats: tuple[WorkerBeat, ...]) -> tuple[WorkerBeat, ...]:
+        """With those known before, until they have sent a heartbeat again.
+
+        All heartbeats expire at once when the clock of Redis is set forward.
+        """
+        if time.monotonic() > self._kept_until:
+            return beats
+        ids = {beat.id for beat in beats}
+        known = (*self.workers, *self._job_workers)
+        return (*beats, *(beat for beat in known if beat.id not in ids))
 
     async def _share(self, name: bytes, workers: tuple[WorkerBeat, ...]) -> None:
         """Let the workers know this process's memory, and look whether all of them read it."""

@@ -172,8 +172,9 @@ class BatchRunner:
     ) -> int:
         now, shares = self._clock(), []
         for queue, items in by_queue.items():
-            late = [item for item in items if item.deadline <= now]
-            share = Share(queue, predictors[queue], [item for item in items if item.deadline > now])
+            late = [item for item in items if item.is_late(now)]
+            in_time = [item for item in items if not item.is_late(now)]
+            share = Share(queue, predictors[queue], in_time)
             self._queues.drop(late)
             if late:
                 reason = "deadline_exceeded"

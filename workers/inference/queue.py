@@ -300,5 +300,5 @@ class Cancellation:
         if self._stopping.is_set():
             raise Draining(f"The worker is shutting down. {retry}")
         now = self._clock()
-        if all(item.deadline <= now or self._queues.is_abandoned(item) for item in items):
+        if all(item.is_late(now) or self._queues.is_abandoned(item) for item in items):
             raise DeadlineExceeded(late)

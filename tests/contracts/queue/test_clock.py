@@ -46,6 +46,14 @@ def test_a_slow_answer_does_not_spoil_a_measurement() -> None:
     assert clock() == pytest.approx(1003)
 
 
+def test_a_clock_that_is_set_forward_is_noticed() -> None:
+    host = Host(0)
+    clock = host.clock()
+    for seconds in (0, 1, -1, 86_400, 86_401, 0, 60):  # by which Redis is ahead
+        clock.observe(clock.start(), (1000 + seconds, 0))
+    assert clock.jumped == pytest.approx(86_401 + 60)
+
+
 @pytest.mark.parametrize("ahead", [4, 31, -31, 65])
 def test_two_hosts_agree_through_one_redis(valkey: RealValkey, ahead: float) -> None:
     client = valkey.client()

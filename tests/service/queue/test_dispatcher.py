@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -32,6 +33,7 @@ from service.queue.dispatcher import BatchTaskSender, Dispatcher
 from service.queue.recovery import Recovery
 from service.queue.replies import Replies
 from service.queue.workers import WorkerRegistry
+from tests.reliability.faults import clock_environment, set_clock
 from tests.valkey import RealValkey
 from workers.inference.forwarding import TaskForwarder
 from workers.inference.queue import WorkerQueues
@@ -234,6 +236,51 @@ def test_items_are_pushed_again_after_redis_was_wiped(
         assert len(await request) == 1
 
     run(valkey, use)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler, to set a clock forward")
+def test_items_are_pushed_again_after_the_clock_of_redis_was_set_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a day: then all queues have expired at once."""
+    clock = tmp_path / "clock"
+    set_clock(clock, 0)
+    with monkeypatch.context() as patched:
+        for name, value in clock_environment(clock).items():
+            patched.setenv(name, value)
+        valkey = RealValkey()
+        valkey.start()
+
+    async def use(api: Api) -> None:
+        async def is_lost() -> bool:
+            return await api.depth(QUEUE) == 0
+
+        worker_client = valkey.client()
+        send_heartbeat(worker_client, "w1")
+        worker_client.expire(redis_keys.heartbeat_key("w1"), 60)
+        await api.workers.refresh()
+        await api.recovery.run_once()
+        request = api.request(60)
+        await api.queued()
+        set_clock(clock, 86_400)
+        await until(is_lost)
+        await api.workers.refresh()
+        assert [one.id for one in api.workers.workers] == ["w1"], "it has not had the time yet"
+        await api.recovery.run_once()
+        (item,) = WorkerQueues(worker_client, "w1").take(QUEUE, 4)
+        assert item.deadline - time.time() == pytest.approx(86_460, abs=30)
+        reply_to(worker_client, item)
+        assert len(await request) == 1
+        await api.recovery.run_once()
+        assert await api.depth(QUEUE) == 0, "once is enough"
+        api.workers._kept_until = time.monotonic() - 1
+        await api.workers.refresh()
+        assert api.workers.workers == ()
+
+    try:
+        run(valkey, use)
+    finally:
+        valkey.close()
 
 
 def test_server_epoch_changes_on_restart(valkey: RealValkey) -> None:

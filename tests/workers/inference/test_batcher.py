@@ -393,6 +393,16 @@ def test_a_worker_whose_clock_differs_answers_until_the_deadline(
     assert 0 <= reply.queue_seconds < 2
 
 
+def test_an_image_that_seems_a_day_late_is_answered(client: redis.Redis, network: Mean) -> None:
+    """The clock of Redis was set forward, and its sender had not measured it yet."""
+    now, pixels = time.time(), np.full((2, 2, 3), 1, np.uint8)
+    for seconds in (86_400, 30, -30):
+        item = Item(secrets.token_bytes(16), now - seconds, now - 90_000, "replies:test", pixels)
+        client.rpush(QUEUE.key, item.pack())
+    assert batcher_of(client, network).run(QUEUE) == 2
+    assert client.llen("replies:test") == 2
+
+
 def test_a_batch_links_to_its_traced_requests(
     valkey: RealValkey, client: redis.Redis, network: Mean
 ) -> None:
