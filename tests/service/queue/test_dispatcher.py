@@ -101,6 +101,8 @@ async def api_on(valkey: RealValkey, pixels: SharedPixels | None = None) -> Asyn
         try:
             yield Api(dispatcher, replies, queues, recovery, workers, client)
         finally:
+            # Before the connections are closed, which pushes that are left over still use.
+            await dispatcher._pushing.ended()
             await replies.stop()
 
 
