@@ -34,7 +34,8 @@ def composed(name: str) -> str:
 
 def is_printable(name: str) -> bool:
     """Whether a name has something to see and nothing that hides or reverses text."""
-    return any(map(_is_visible, name)) and all(map(_is_allowed, name))
+    is_allowed = name.isprintable() or all(map(_is_allowed, name))
+    return is_allowed and any(map(_is_visible, name))
 
 
 def printable_name(name: str, most: int) -> str:

@@ -10,18 +10,27 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from contracts.bodies import Body, at_most
+from contracts.names import printable_name
 
 LeftOutReason = Literal["no_face", "many_faces", "low_quality", "unreadable", "too_many"]
-GroupName = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+_MAX_GROUP_LENGTH = 64
+GroupName = Annotated[str, StringConstraints(min_length=1, max_length=_MAX_GROUP_LENGTH)]
 _MAX_GROUPS = 10_000
 
 
 def _names_groups(value: Any) -> Any:
     """What was sent as groups, refused at the first that is wrong: there may be thousands."""
-    for person, group in value.items() if isinstance(value, dict) else ():
-        if not isinstance(group, str) or not 1 <= len(group) <= 64:
+    if not isinstance(value, dict):
+        return value
+    named = {}
+    for person, group in value.items():
+        if not isinstance(group, str) or not 1 <= len(group) <= _MAX_GROUP_LENGTH:
             raise ValueError(f"{person[:64]}: send the name of a group, of 1 to 64 characters")
-    return value
+        try:
+            named[person] = printable_name(group, _MAX_GROUP_LENGTH)
+        except ValueError as error:
+            raise ValueError(f"{person[:64]}: {error}") from None
+    return named
 
 
 STRICT_FMR, FALLBACK_FMR = 0.0001, 0.001

@@ -68,6 +68,7 @@ def test_a_calibration_has_as_many_groups_as_it_may(client: httpx.Client) -> Non
         ({"target_fmr": 0.2}, 422, "not_trainable", "12 pairs"),
         ({"target_fmr": 0}, 422, "validation_error", ""),
         ({"groups": {"nobody": "one"}}, 422, "validation_error", "'nobody'"),
+        ({"groups": {"ada": "over\u202e40"}}, 422, "validation_error", "printable"),
         ({"fmr": 0.1}, 422, "validation_error", ""),
     ],
 )
