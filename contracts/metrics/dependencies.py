@@ -1,16 +1,14 @@
 """Counts what goes wrong between this process and Redis or the database."""
 
 import copy
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Self
 
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.retry import Retry
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
 
 from contracts.metrics.registry import Metrics
+from contracts.queue.retries import BoundedAsyncRetry, BoundedRetry
 
 
 class _Counted:
@@ -23,54 +21,24 @@ class _Counted:
         copied._backoff = copy.deepcopy(self._backoff, memo)  # type: ignore[attr-defined]
         return copied
 
-    def _count(self, error: Exception, failures: int) -> None:
+    def failed(self, error: Exception, *, is_repeated: bool) -> None:
         self._metrics.inc("redis_errors_total", type(error).__name__)
-        if failures <= self._retries:  # type: ignore[attr-defined]
+        if is_repeated:
             self._metrics.inc("redis_retries_total")
 
 
-class CountedRetry(_Counted, Retry):
+class CountedRetry(_Counted, BoundedRetry):
     """For a synchronous client."""
 
-    def call_with_retry(
-        self,
-        do: Callable[[], Any],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
-    ) -> Any:
-        """As in the base class; every failure is counted."""
 
-        def counted(error: Exception, failures: int) -> Any:
-            self._count(error, failures)
-            return fail(error, failures) if with_failure_count else fail(error)
-
-        return super().call_with_retry(do, counted, is_retryable, True)
-
-
-class CountedAsyncRetry(_Counted, AsyncRetry):
+class CountedAsyncRetry(_Counted, BoundedAsyncRetry):
     """For an asynchronous client."""
-
-    async def call_with_retry(
-        self,
-        do: Callable[[], Awaitable[Any]],
-        fail: Callable[..., Any],
-        is_retryable: Callable[[Exception], bool] | None = None,
-        with_failure_count: bool = False,
-    ) -> Any:
-        """As in the base class; every failure is counted."""
-
-        async def counted(error: Exception, failures: int) -> None:
-            self._count(error, failures)
-            await (fail(error, failures) if with_failure_count else fail(error))
-
-        return await super().call_with_retry(do, counted, is_retryable, True)
 
 
 def count_redis(client: Any, metrics: Metrics) -> None:
     """Count the failures and the connections of a client that is not connected yet.
 
-    It tries again as often and for as long as it did before.
+    It tries again as often as it did before.
     """
     pool = client.connection_pool
     is_async = "asyncio" in type(pool).__module__

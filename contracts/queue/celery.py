@@ -11,7 +11,6 @@ leave a worker that sends heartbeats, looks ready and never takes another task. 
 freed in any case: tasks are acknowledged early anyway, and running one twice is harmless.
 """
 
-import time
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -20,47 +19,18 @@ from celery.app.amqp import AMQP
 from kombu import Connection
 from kombu.serialization import disable_insecure_serializers
 from kombu.transport import redis, virtual
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry
 
 from contracts.queue.redis_keys import TASK_BATCH, TASK_CONVERT, TASK_NOTIFY, TASK_RUN_JOB
-
-_TRY_SECONDS = 4.0
+from contracts.queue.retries import bounded_async_retry, bounded_retry
 
 _LIMITS: dict[str, Any] = {
     "socket_connect_timeout": 3,
     "socket_timeout": 5,
     "health_check_interval": 15,
 }
-
-
-class _BoundedBackoff(ExponentialWithJitterBackoff):
-    """Pauses between tries, of which none follows once the time is over.
-
-    A Redis that is being restarted refuses connections at once, and is asked again until it is
-    there. One that is silent takes `socket_timeout` to fail; by default, redis-py would try ten
-    times to connect to it, for a minute or more.
-    """
-
-    _until = 0.0
-
-    def reset(self) -> None:
-        super().reset()  # type: ignore[no-untyped-call]
-        self._until = time.monotonic() + _TRY_SECONDS
-
-    def compute(self, failures: int) -> float:
-        if time.monotonic() > self._until:
-            raise RedisTimeoutError("Redis did not answer in time")
-        return float(super().compute(failures))
-
-
-_TRIES: Any = (_BoundedBackoff(cap=1, base=0.01), 10, (RedisConnectionError,))
-REDIS_OPTIONS: dict[str, Any] = _LIMITS | {"retry": Retry(*_TRIES)}
+REDIS_OPTIONS: dict[str, Any] = _LIMITS | {"retry": bounded_retry()}
 """Options of every Redis client: no call waits for long for a Redis that has gone silent."""
-ASYNC_REDIS_OPTIONS: dict[str, Any] = _LIMITS | {"retry": AsyncRetry(*_TRIES)}
+ASYNC_REDIS_OPTIONS: dict[str, Any] = _LIMITS | {"retry": bounded_async_retry()}
 """The same for clients of an event loop."""
 
 

@@ -29,7 +29,7 @@ from contracts.queue import redis_keys
 from service.auth.key_cache import KeyCache
 from service.auth.principal import Principal
 from service.auth.scopes import matched_route
-from service.queue.client import redis_required
+from service.queue.faults import redis_required
 
 MAX_SECONDS = 12 * 3600
 MAX_SESSIONS = 100

@@ -48,7 +48,7 @@ from contracts.faces.liveness import (
     Purpose,
 )
 from contracts.queue import redis_keys, scripts
-from service.queue.client import redis_required
+from service.queue.faults import redis_required
 
 MAX_PER_CLIENT = 1000
 """Challenges per client within `CHALLENGE_SECONDS`; each takes half a kB in Redis."""

@@ -46,7 +46,7 @@ from service.auth.job_scopes import scopes_of_request
 from service.detached import DetachedTasks
 from service.jobs.disk_room import require_job_room
 from service.periodic import PeriodicTask
-from service.queue.client import redis_unavailable
+from service.queue.faults import redis_unavailable
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()

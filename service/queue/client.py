@@ -1,17 +1,14 @@
 """The API's access to the queues in Redis: push and abandon images, schedule tasks, read claims."""
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
-from contracts.errors import DiskUnusable, NeedsOperator, Unavailable
 from contracts.queue import redis_keys, scripts
 from contracts.queue.messages import Item
 from contracts.queue.redis_keys import QueueGroup, QueueName
@@ -21,47 +18,10 @@ from models.catalog import queue_of
 from service.queue.admission import QueueLimits
 from service.queue.pipelining import PipelinedConnection
 
-_SILENT = "The queue does not answer. Retry shortly."
 _NO_LIMIT = 1 << 30
 # All pushes on the pipelined connection wait for those before them, and are lost with it. Without
 # shared memory, a clip may have 64 MB, and thirty-two images of a large input a hundred.
 _MAX_PIPELINED_BYTES = MIB
-
-
-def redis_unavailable(error: Exception, detail: str = _SILENT) -> Unavailable:
-    """The error for clients when Redis, or Celery's connection to it, has failed.
-
-    Args:
-        error: Its text says whether Redis answered that it cannot write at all.
-        detail: What to tell if it did not answer.
-    """
-    said = str(error)
-    if "MISCONF" in said:
-        return DiskUnusable(
-            "Redis cannot write to its disk, which is full or broken. Ask the service's operator.",
-            retry_after=60,
-        )
-    if "maxmemory" in said:
-        return NeedsOperator(
-            "Redis has no memory left (maxmemory). Ask the service's operator.", retry_after=60
-        )
-    return Unavailable(detail, retry_after=2)
-
-
-@contextmanager
-def redis_required(detail: str = _SILENT) -> Iterator[None]:
-    """Turn the errors of a Redis that does not answer into an error for the client.
-
-    Args:
-        detail: As for `redis_unavailable`.
-
-    Raises:
-        Unavailable: Redis, or Celery's connection to it, does not answer, or it cannot write.
-    """
-    try:
-        yield
-    except (RedisError, OperationalError, OSError) as error:
-        raise redis_unavailable(error, detail) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from service.detached import DetachedTasks
 from service.inference.fair_pool import CALLER
 from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
-from service.queue.client import Push, QueueClient, redis_required
+from service.queue.client import Push, QueueClient
+from service.queue.faults import redis_required
 from service.queue.replies import Replies
 from service.queue.turns import ALTERNATING, Turns, slice_size
 from service.queue.workers import WorkerRegistry

@@ -12,7 +12,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.errors import OpsinError
+from contracts.errors import NoWorker, OpsinError
 from contracts.inference.inference import Operation
 from contracts.inference.registry import LaneInfo, ModelInfo
 from contracts.pages import Page, page_json
@@ -26,6 +26,7 @@ from models.store.snapshot import ServedVersion, StoreSnapshot
 from models.store.store import Store
 from service.metrics.request_record import current_record
 from service.periodic import PeriodicTask
+from service.queue.faults import redis_fault
 from service.queue.groups import Groups
 from service.queue.version_routing import VersionRouter
 from service.shared_check import SharedCheck
@@ -52,6 +53,7 @@ class WorkerRegistry:
     Attributes:
         clock: The time of the deadlines in the queues, measured with every refresh.
         redis_ok: Whether Redis answered the last refresh.
+        redis_fault: What it answered otherwise; "" if it did not answer.
         refreshed_at: `time.monotonic()` of the last refresh.
     """
 
@@ -84,6 +86,7 @@ class WorkerRegistry:
         self._depths: dict[QueueName, int] = {}
         self.clock = RedisClock()
         self.redis_ok = False
+        self.redis_fault = ""
         self._lost = False  # it did not answer the last time, which is not known at the start
         self._probe: asyncio.Task[object] | None = None  # whether a lost Redis answers again
         self.refreshed_at = 0.0
@@ -163,7 +166,12 @@ class WorkerRegistry:
                 record.chosen(operation, name, chosen.manifest.version)
                 return chosen, chosen.manifest.version
         name = model or self._configured[0]
-        raise self._router.not_available_error(name, version, operation)
+        error = self._router.not_available_error(name, version, operation)
+        if isinstance(error, NoWorker) and not self.redis_ok:
+            why = self.redis_fault or "Redis does not answer."
+            detail = f"{why} Without it, no worker can be reached."
+            raise NoWorker(detail, retry_after=error.retry_after)
+        raise error
 
     def answers(self, model: str, version: int, operations: Iterable[Operation]) -> bool:
         """Whether `choose` finds a version for any of the operations; makes no error if not."""
@@ -223,8 +231,9 @@ class WorkerRegistry:
         else:
             try:
                 await self._read()
-                self.redis_ok, self._lost = True, False
+                self.redis_ok, self._lost, self.redis_fault = True, False, ""
             except (RedisError, OSError) as error:
+                self._note_fault(error)
                 if self.redis_ok:
                     log.warning("redis_lost", error=type(error).__name__)
                 self.redis_ok, self._lost = False, True
@@ -244,7 +253,15 @@ class WorkerRegistry:
         if not done:
             return False
         probe, self._probe = self._probe, None
-        return not probe.cancelled() and probe.exception() is None
+        if probe.cancelled():
+            return False
+        if (error := probe.exception()) is not None:
+            self._note_fault(error)
+        return error is None
+
+    def _note_fault(self, error: BaseException) -> None:
+        fault = redis_fault(error)
+        self.redis_fault = "" if fault is None else fault[1]
 
     async def _ping(self) -> object:
         return await self._client.time()

@@ -17,7 +17,7 @@ from contracts.errors import ModelNotReady, NoWorker, error_of
 from contracts.queue import redis_keys
 from models.store.derived import DerivedFormat, check_convertible, derived_path
 from models.store.store import Store
-from service.queue.client import redis_required
+from service.queue.faults import redis_required
 from service.queue.workers import WorkerRegistry
 from service.threads import run_in_threadpool
 

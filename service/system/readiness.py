@@ -28,11 +28,13 @@ async def readiness_of(services: Services, model: str | None = None) -> Readines
     if model is not None:
         serves = serves and _has_operations(services, model)
     unread = services.changes.unread
+    silent = "Redis does not answer; check OPSIN_REDIS_URL."
     missing = [
-        *([] if redis else ["Redis does not answer; check OPSIN_REDIS_URL."]),
+        *([] if redis else [services.workers.redis_fault or silent]),
         *([] if database else ["The database does not answer; check OPSIN_DATABASE_URL."]),
         *([f"A change of the {' and '.join(unread)} cannot be read yet."] if unread else []),
-        *([] if serves else [_worker_detail(services, states, model)]),
+        # Without Redis, no worker is known.
+        *([] if serves or not redis else [_worker_detail(services, states, model)]),
     ]
     return Readiness(
         ready=not missing,

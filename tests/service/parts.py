@@ -284,6 +284,7 @@ class FakeWorkers:
         )
         self.job_workers: tuple[WorkerBeat, ...] = ()
         self.redis_ok = True
+        self.redis_fault = ""
         self.reads_origins = True
         self.read_shared_pixels = False
         self.others: dict[str, ServedVersion | OpsinError] = {}

@@ -27,7 +27,7 @@ from contracts.errors import LockedOut, Unavailable
 from contracts.queue import redis_keys, scripts
 from contracts.wording import in_words
 from service.detached import DetachedTasks
-from service.queue.client import redis_required
+from service.queue.faults import redis_required
 
 MAX_FAILURES = 5
 WINDOW_SECONDS = 180

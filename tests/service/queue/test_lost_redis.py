@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from redis.asyncio import Redis
 
+from contracts.errors import NoWorker
 from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from models.store.store import Store
 from service.queue.workers import WorkerRegistry
@@ -43,6 +45,33 @@ def test_the_store_does_not_wait_for_a_redis_that_is_lost(
             finally:
                 valkey.process.send_signal(signal.SIGCONT)
             await until_found(registry)
+
+    asyncio.run(use())
+
+
+def test_a_redis_that_refuses_the_password_is_lost_and_says_so(
+    valkey: RealValkey, tmp_path: Path
+) -> None:
+    async def use() -> None:
+        async with Redis.from_url(valkey.url, **ASYNC_REDIS_OPTIONS) as client:
+            registry = WorkerRegistry(client, ("squeezenet",), Store(tmp_path))
+            await until_found(registry)
+            with valkey.client() as admin:
+                admin.config_set("requirepass", "another")
+                admin.client_kill_filter(skipme=True)
+                try:
+                    for _ in range(2):
+                        async with asyncio.timeout(CHECK):
+                            await registry.refresh()
+                        assert not registry.redis_ok
+                        assert "password" in registry.redis_fault
+                    with pytest.raises(NoWorker, match="refuses the password"):
+                        registry.choose("squeezenet", None, "classify")
+                finally:
+                    admin.config_set("requirepass", "")
+            await until_found(registry)
+            assert not registry.redis_fault
+            await registry.stop()
 
     asyncio.run(use())
 

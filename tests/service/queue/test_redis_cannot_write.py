@@ -6,13 +6,15 @@ import secrets
 import numpy as np
 import pytest
 import redis
+from redis._parsers.base import BaseParser
 from redis.asyncio import Redis
 
 from contracts.errors import DiskUnusable, NeedsOperator, Unavailable
 from contracts.queue.messages import Item
 from contracts.queue.redis_keys import QueueName
 from service.queue.admission import QueueLimits
-from service.queue.client import QueueClient, redis_required
+from service.queue.client import QueueClient
+from service.queue.faults import redis_required
 from tests.valkey import RealValkey
 
 
@@ -44,6 +46,22 @@ def test_a_full_disk_is_named(valkey: RealValkey) -> None:
         redis_required(),
     ):
         client.eval(f"return redis.error_reply('{answer}')", 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("READONLY You can't write against a read only replica.", "replica"),
+        ("NOREPLICAS Not enough good replicas to write.", "too few replicas"),
+        ("NOAUTH Authentication required.", "refuses the password"),
+        ("NOPERM this user has no permissions", "refuses the password or the rights"),
+        ("LOADING Redis is loading the dataset in memory", "is loading its data"),
+        ("ERR max number of clients reached", "maxclients"),
+    ],
+)
+def test_what_redis_answers_is_named(answer: str, told: str) -> None:
+    with pytest.raises(Unavailable, match=told), redis_required():
+        raise BaseParser.parse_error(answer)
 
 
 def test_one_that_does_not_answer_is_not_said_to_be_full() -> None:
