@@ -234,6 +234,7 @@ async def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> No
 
     Each has a task of its own: one that fails does not keep the others from running.
     """
+    stack.callback(services.lock_waiting.close)  # after the tasks, which use it
     faces = services.faces
     tasks: tuple[tuple[str, Callable[[], Awaitable[object]], float], ...] = (
         ("faces", faces.refresh_search, _FORGET_SECONDS),

@@ -6,27 +6,30 @@ moment, and waited for on the event loop.
 """
 
 import asyncio
+import contextvars
 import math
 import time
+from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from anyio import CapacityLimiter, to_thread
-
 from contracts.errors import QueueFull
 from models.locks import LOCK_SECONDS, LockHeldError
+from service.inference.fair_pool import CALLER, FairPool
 from service.threads import run_in_threadpool
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _POLL_SECONDS = 0.02
-_MAX_WAITING = 64  # for one lock; each turn takes some 10 ms
-_MAX_WAITING_TOTAL = 256
+# Requests that may wait, for one lock and for all, and a quarter of each for one client.
+_MOST_OF_LOCK, _MOST = 256, 1024
+_SHARE = 4
+_TOO_MANY = "Too many requests want to change it. Retry soon."
 _BLOCKING_THREADS = 2
+_BLOCKING_SECONDS = 600.0  # the longest deadline of a request
 
 
 class OpenLock(Protocol):
@@ -35,12 +38,39 @@ class OpenLock(Protocol):
     def __call__(self, *, timeout: float) -> AbstractContextManager[Any]: ...
 
 
-@dataclass(slots=True)
-class _Turn:
-    """The requests of this process for one lock, in the order of their arrival."""
+class _Turns:
+    """The requests of this process for one lock: one has its turn, and clients alternate."""
 
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    count: int = 0
+    def __init__(self) -> None:
+        self.counts = Counter[str]()  # of each client's requests
+        self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
+        self._is_taken = False
+
+    async def take(self, client: str) -> None:
+        """Wait for a turn."""
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it has just been given
+                self.give_on()
+            raise
+
+    def give_on(self) -> None:
+        """End a turn, and begin that of the next client."""
+        while self._waiting:
+            client, turns = self._waiting.popitem(last=False)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[client] = turns
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._is_taken = False
 
 
 class LockWaiting:
@@ -48,6 +78,7 @@ class LockWaiting:
 
     Of the requests for one lock only the first tries it, so they do not compete with each other.
     The holder of the lock has had its turn, and waits for no thread that another waiter has.
+    Clients take turns, and each has a share of the places.
 
     Args:
         seconds: How long a request waits.
@@ -55,8 +86,19 @@ class LockWaiting:
 
     def __init__(self, seconds: float = LOCK_SECONDS) -> None:
         self._seconds = seconds
-        self._turns: dict[str, _Turn] = {}
-        self._blocking: CapacityLimiter | None = None  # made on the event loop
+        self._turns: dict[str, _Turns] = {}
+        self._blocking = FairPool(
+            _BLOCKING_THREADS,
+            name="blocking",
+            places=_MOST,
+            share=_MOST // _SHARE,
+            full=_TOO_MANY,
+            late="It was not changed before the deadline. Retry soon.",
+        )
+
+    def close(self) -> None:
+        """Begin nothing more of what blocks."""
+        self._blocking.close()
 
     async def run(
         self, name: str, change: Callable[..., T], *args: Any, seconds: float = math.inf
@@ -93,38 +135,47 @@ class LockWaiting:
                 lock.__exit__(None, None, None)  # closes a file, which does not block
 
     async def run_blocking(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what takes locks in the midst of its work, in one of a few threads of its own."""
-        if self._blocking is None:
-            self._blocking = CapacityLimiter(_BLOCKING_THREADS)
-        return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=self._blocking)
+        """Run what takes locks in the midst of its work, in one of a few threads of its own.
+
+        Raises:
+            QueueFull: As `run`.
+        """
+        call = partial(contextvars.copy_context().run, function, *args, **kwargs)
+        return await self._blocking.run(call, deadline_seconds=_BLOCKING_SECONDS)
 
     @asynccontextmanager
     async def _turn(self, name: str, deadline: float) -> AsyncIterator[None]:
-        turn = self._turns.setdefault(name, _Turn())
-        total = sum(other.count for other in self._turns.values())
-        if turn.count >= _MAX_WAITING or total >= _MAX_WAITING_TOTAL:
-            if not turn.count:
-                del self._turns[name]
-            raise QueueFull("Too many requests want to change it. Retry soon.", retry_after=2)
-        turn.count += 1
+        caller = CALLER.get(None)
+        client = "" if caller is None else caller.client
+        turns = self._turns.setdefault(name, _Turns())
+        turns.counts[client] += 1
         try:
-            await _acquire(turn.lock, deadline)
+            self._require_place(turns, client)
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await turns.take(client)
+            except TimeoutError:
+                detail = "It is busy with other changes; try again."
+                raise LockHeldError(detail, retry_after=5) from None
             try:
                 yield
             finally:
-                turn.lock.release()
+                turns.give_on()
         finally:
-            turn.count -= 1
-            if not turn.count:
+            turns.counts -= Counter({client: 1})
+            if not turns.counts:
                 del self._turns[name]
 
-
-async def _acquire(lock: asyncio.Lock, deadline: float) -> None:
-    try:
-        async with asyncio.timeout(deadline - time.monotonic()):
-            await lock.acquire()
-    except TimeoutError:
-        raise LockHeldError("It is busy with other changes; try again.", retry_after=5) from None
+    def _require_place(self, turns: _Turns, client: str) -> None:
+        """Refuse a request that has been counted, if that was one too many."""
+        of_all = [one.counts for one in self._turns.values()]
+        if (
+            turns.counts[client] > _MOST_OF_LOCK // _SHARE
+            or turns.counts.total() > _MOST_OF_LOCK
+            or sum(counts[client] for counts in of_all) > _MOST // _SHARE
+            or sum(counts.total() for counts in of_all) > _MOST
+        ):
+            raise QueueFull(_TOO_MANY, retry_after=2)
 
 
 async def _repeat(attempt: Callable[[], T], deadline: float) -> T:

@@ -6,53 +6,84 @@ person. `database.faces.privacy.erased_ids` writes it.
 """
 
 import re
+from collections.abc import Set as AbstractSet
+from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from contracts.faces.subjects import SUBJECT_ID
 
 FILE = "erased-subjects"
 
 
-def erased_ids(home: Path) -> set[str]:
-    """All ids of the list.
+class ErasedIds:
+    """The list in memory; safe to share among threads.
+
+    Lines are only added, so of a file that has grown only the rest is read.
+
+    Args:
+        home: The folder of the file.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self._path = home / FILE
+        self._lock = Lock()
+        self._state: tuple[int, ...] = ()
+        self._ids: set[str] = set()
+        self._read = 0  # bytes, to the end of the last whole line
+
+    def require_readable(self) -> None:
+        """Look at the file without reading it.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        self._look()
+
+    def ids(self) -> AbstractSet[str]:
+        """All ids of the list. Others may add to the set meanwhile: copy it to iterate over it.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        with self._lock:
+            # What is written between this and reading is read the next time.
+            if (state := self._look()) != self._state:
+                self._read_on(state)
+            return self._ids
+
+    def _look(self) -> tuple[int, ...]:
+        """Inode, size in bytes and time of the file; empty if there is none."""
+        try:
+            file = self._path.stat()
+        except FileNotFoundError:
+            return ()
+        return file.st_ino, file.st_size, file.st_mtime_ns
+
+    def _read_on(self, state: tuple[int, ...]) -> None:
+        has_grown = state[:1] == self._state[:1] and state[1:2] > self._state[1:2]
+        if not has_grown:
+            self._ids, self._read = set(), 0
+        if state:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                content = file.read()
+            lines = content.decode("ascii", errors="replace").split()
+            self._ids.update(line for line in lines if re.match(SUBJECT_ID, line))
+            self._read += content.rfind(b"\n") + 1
+        self._state = state
+
+
+@cache
+def list_of(home: Path) -> ErasedIds:
+    """The list of a home, once for the process."""
+    return ErasedIds(home)
+
+
+def erased_ids(home: Path) -> frozenset[str]:
+    """All ids of a home's list at this moment.
 
     Raises:
         OSError: It cannot be read.
     """
-    try:
-        lines = (home / FILE).read_text("ascii", errors="replace").split()
-    except FileNotFoundError:
-        return set()
-    return {line for line in lines if re.match(SUBJECT_ID, line)}
-
-
-class ErasedIds:
-    """The list in memory, read again when the file changes; safe to share among threads."""
-
-    def __init__(self, home: Path) -> None:
-        self._home = home
-        self._known: tuple[tuple[int, ...], frozenset[str]] = ((), frozenset())
-
-    def state(self) -> tuple[int, ...]:
-        """What is another one after any change of the list; empty if there is none.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        try:
-            file = (self._home / FILE).stat()
-        except FileNotFoundError:
-            return ()
-        return file.st_ino, file.st_mtime_ns, file.st_size
-
-    def ids(self) -> frozenset[str]:
-        """All ids of the list.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        state, known = self.state(), self._known
-        if known[0] != state:
-            # The state is from before: what is written in between is read the next time.
-            known = self._known = (state, frozenset(erased_ids(self._home)))
-        return known[1]
+    return frozenset(list_of(home).ids())

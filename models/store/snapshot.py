@@ -67,6 +67,14 @@ class ModelVersions:
     problem: str | None = None
     state: ModelState | None = field(default=None, compare=False)
 
+    def is_in(self, state: ModelState | None) -> bool:
+        """Whether the folder is certain to be as it was when it was read."""
+        return state is not None and state == self.state
+
+    def has_refused(self, store: Store) -> bool:
+        """Whether a person on whom a version was trained has been erased since."""
+        return any(map(store.refuses, self.versions.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class StoreSnapshot:
@@ -103,7 +111,7 @@ class StoreSnapshot:
         for model in store.names():
             before = self.models.get(model)
             state = store.state(model, before.versions if before else ())
-            if before is not None and state is not None and before.state == state:
+            if before is not None and before.is_in(state) and not before.has_refused(store):
                 models[model] = before
             elif store.versions(model):
                 models[model] = self._read_model(store, model, state)

@@ -27,7 +27,7 @@ from contracts.errors import (
     VersionInUse,
     VersionNotFound,
 )
-from contracts.faces.erased_ids import ErasedIds
+from contracts.faces.erased_ids import list_of
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
 from contracts.wording import few
@@ -100,7 +100,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._erased = ErasedIds(root.parent)
+        self._erased = list_of(root.parent)
         self._staging = Staging(root / ".staging")
 
     def models(self) -> list[str]:
@@ -112,9 +112,7 @@ class Store:
         return sorted(filter(_NAME.fullmatch, _names_in(self._root)))
 
     def state(self, model: str, versions: Iterable[int] = ()) -> ModelState | None:
-        """What is another one after any change of a model, or of the list of erased persons.
-
-        None if it is not certain.
+        """What is another one after any change of a model; None if it is not certain.
 
         That costs a tenth of reading the model, which each process does several times a second for
         all of them. A change within a minute is not certain, since another one may have had the
@@ -127,15 +125,14 @@ class Store:
         folder = f"{self._root}/{model}"
         try:
             home, aliases = os.stat(folder), os.stat(f"{folder}/{ALIASES}")  # noqa: PTH116
-            erased = self._erased.state()
+            self._erased.require_readable()
         except OSError:
             return None
         if time.time_ns() - max(home.st_ctime_ns, aliases.st_ctime_ns) < _SETTLED_NS:
             return None
         if not all(os.path.isfile(f"{folder}/{one}/{MANIFEST}") for one in versions):  # noqa: PTH113
             return None
-        state = home.st_ino, home.st_ctime_ns, aliases.st_ino, aliases.st_ctime_ns
-        return *state, aliases.st_size, *erased
+        return home.st_ino, home.st_ctime_ns, aliases.st_ino, aliases.st_ctime_ns, aliases.st_size
 
     def versions(self, model: str) -> list[int]:
         """The versions of a model, in ascending order; empty if there is no such model."""

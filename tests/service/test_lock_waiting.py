@@ -4,8 +4,10 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import httpx
 import pytest
@@ -15,11 +17,13 @@ from contracts.errors import QueueFull
 from database.engine import open_engine
 from database.tables import Record
 from models.locks import LockHeldError, locked
+from service.inference.fair_pool import CALLER, Caller
 from service.lock_waiting import LockWaiting
 from tests.models.datasets.packing import tree, zipped
 from tests.service.parts import FakeServices, datasets_in
 from tests.service.registry.test_version_routes import publish
 
+T = TypeVar("T")
 TOGETHER = 200
 PROMPT = (
     20.0  # seconds for another request; without a thread it would wait as long as the lock is held
@@ -181,6 +185,74 @@ def test_the_wait_ends_and_the_number_of_waiters_is_bounded(tmp_path: Path) -> N
         counts = Counter(type(outcome) for outcome in asyncio.run(run()))
     assert counts == {LockHeldError: 64, QueueFull: 36}
     assert not waiting._turns
+
+
+def by(client: str, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+    """A task for a request of a client."""
+    CALLER.set(Caller(client, 0))
+    return asyncio.create_task(work)
+
+
+def test_clients_take_turns_at_a_lock(tmp_path: Path) -> None:
+    waiting, order = LockWaiting(), list[str]()
+
+    def change(client: str, *, timeout: float) -> None:
+        with locked(tmp_path / "lock", timeout=timeout):
+            order.append(client)
+
+    async def run() -> None:
+        with locked(tmp_path / "lock"):
+            many = [by("many", waiting.run("lock", change, "many")) for _ in range(60)]
+            await asyncio.sleep(0.05)
+            one = by("one", waiting.run("lock", change, "one"))
+            gone = by("gone", waiting.run("lock", change, "gone"))
+            await asyncio.sleep(0.05)
+            gone.cancel()
+        await asyncio.gather(*many, one)
+
+    asyncio.run(run())
+    assert len(order) == 61
+    assert order.index("one") <= 2
+    assert not waiting._turns
+
+
+def test_one_client_leaves_places_for_others(tmp_path: Path) -> None:
+    waiting = LockWaiting(seconds=1.0)
+
+    def change(name: str, *, timeout: float) -> None:
+        with locked(tmp_path / name, timeout=timeout):
+            raise AssertionError("the lock is held")
+
+    async def run() -> list[object]:
+        locks = [locked(tmp_path / str(number)) for number in range(300)]
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            many = [by("many", waiting.run(str(n), change, str(n))) for n in range(300)]
+            await asyncio.sleep(0)
+            others = [by("other", waiting.run("0", change, "0")) for _ in range(9)]
+            return list(await asyncio.gather(*many, *others, return_exceptions=True))
+
+    outcomes = [type(outcome) for outcome in asyncio.run(run())]
+    assert Counter(outcomes[:300]) == {LockHeldError: 256, QueueFull: 44}
+    assert Counter(outcomes[300:]) == {LockHeldError: 9}
+
+
+def test_clients_take_turns_at_the_threads_of_blocking_work() -> None:
+    waiting, order = LockWaiting(), list[str]()
+
+    def work(client: str) -> None:
+        time.sleep(0.01)
+        order.append(client)
+
+    async def run() -> None:
+        many = [by("many", waiting.run_blocking(work, "many")) for _ in range(60)]
+        await asyncio.sleep(0.05)
+        await asyncio.gather(*many, by("one", waiting.run_blocking(work, "one")))
+
+    asyncio.run(run())
+    assert order.index("one") < 20
+    waiting.close()
 
 
 def test_a_held_lock_is_free_after_the_block(tmp_path: Path) -> None:

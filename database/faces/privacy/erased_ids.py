@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from contracts.errors import Unavailable
-from contracts.faces.erased_ids import FILE, erased_ids
+from contracts.faces.erased_ids import FILE, erased_ids, list_of
 
 __all__ = ["FILE", "add_erased", "erased_ids"]
 
@@ -17,7 +17,7 @@ def add_erased(home: Path, ids: Collection[str]) -> None:
         Unavailable: The file cannot be written; the erasure has to be repeated.
     """
     try:
-        new = sorted(set(ids) - erased_ids(home))
+        new = sorted(set(ids) - list_of(home).ids())
         if not new:
             return
         descriptor = os.open(home / FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -70,4 +70,4 @@ def still_named(home: Path, store: Store, jobs: Jobs) -> set[str]:
     """
     if not (erased := erased_ids(home)):
         return set()
-    return erased & (provenance.subjects_of(store) | jobs.subjects())
+    return {one for one in provenance.subjects_of(store) | jobs.subjects() if one in erased}

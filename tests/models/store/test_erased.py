@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import Unavailable, VersionNotFound
-from contracts.faces.erased_ids import FILE
+from contracts.faces.erased_ids import FILE, ErasedIds
 from contracts.inference.manifest import CHAMPION, Provenance
 from models.faces import provenance
 from models.store.derived import derived_path
@@ -85,14 +85,38 @@ def test_a_model_that_has_not_changed_for_long_is_read_again(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("models.store.store._SETTLED_NS", 0)
-    before = store.state("door", [1, 2])
-    assert before is not None
-    assert store.state("door", [1, 2]) == before
+    with store.staging() as folder:
+        write_files(folder)
+        store.publish("pets", folder, DRAFT)
+    before = StoreSnapshot().refreshed(store, [])
+    assert before.get("door").is_in(store.state("door", [1, 2]))
     (tmp_path / FILE).write_text(f"{ADA}\n")
-    first = store.state("door", [1, 2])
-    with (tmp_path / FILE).open("a") as file:
-        file.write(f"{BOB}\n")
-    assert len({before, first, store.state("door", [1, 2])}) == 3
+    after = before.refreshed(store, [])
+    assert {*after.get("door").versions} == {1}
+    assert after.get("pets") is before.get("pets"), "the models of nobody are not read again"
+
+
+def test_the_rest_of_a_list_that_has_grown_is_read(tmp_path: Path) -> None:
+    """It is read after each erasure, and nothing is ever removed from it."""
+    path, listed = tmp_path / FILE, ErasedIds(tmp_path)
+    assert listed.ids() == set()
+    path.write_text(f"{ADA}\n")
+    assert listed.ids() == {ADA}
+    with path.open("r+") as file:
+        file.write("x" * len(ADA))  # what is not read again
+        file.seek(0, 2)
+        file.write(f"\n{BOB[:9]}")
+        file.flush()
+        assert BOB not in listed.ids()
+        file.write(BOB[9:])
+        file.flush()
+        assert listed.ids() >= {ADA, BOB}, "also without an end of the line"
+        file.write("\n")
+    path.with_name("other").write_text(f"{BOB}\n")
+    path.with_name("other").replace(path)
+    assert listed.ids() == {BOB}
+    path.unlink()
+    assert listed.ids() == set()
 
 
 def test_an_erasure_finds_and_deletes_it(store: Store, tmp_path: Path) -> None:

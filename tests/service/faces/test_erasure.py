@@ -30,6 +30,7 @@ from database.jobs.jobs import Jobs
 from models.store.store import Store
 from service.dependencies import Services
 from service.faces.privacy.erasure import erase, resume
+from tests.database.jobs.listing import listed
 from tests.models.drafts import DRAFT, write_files
 from tests.service.face_replies import quality, vector_of
 from tests.service.parts import FakeServices, face_services_in
@@ -76,7 +77,7 @@ def test_the_jobs_of_deleted_versions_are_deleted_too(fakes: FakeServices, ada: 
     trained = make("training", {"model": "door", "subjects": [ada]})
     fakes.jobs = table  # type: ignore[assignment]
     serve(fakes, lambda services: erase(services, ada))
-    assert {job.id for job in table.list().items} == {kept}
+    assert {job.id for job in listed(table).items} == {kept}
     assert {path.name for path in fakes.files.root.iterdir()} == {kept}
     late = make("filters", {"model": "door", "version": 1, "label": ada})
     serve(fakes, resume)
@@ -106,9 +107,9 @@ def test_jobs_of_deleted_versions_of_people_are_deleted_with_anybody(
     }
     serve(fakes, lambda services: erase(services, ada))
     late = {make("door", 1, "faces"), make("door", 2, "faces", against=1)}
-    assert {job.id for job in table.list().items} == kept | late
+    assert {job.id for job in listed(table).items} == kept | late
     serve(fakes, resume)
-    assert {job.id for job in table.list().items} == kept
+    assert {job.id for job in listed(table).items} == kept
 
 
 def outcome(fakes: FakeServices, subject_id: str) -> str:
