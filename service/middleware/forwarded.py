@@ -1,8 +1,10 @@
 """What a trusted proxy says about the client: its address, its scheme and its path prefix.
 
 The prefix, from `X-Forwarded-Prefix` or OPSIN_ROOT_PATH, is the path under which the proxy offers
-this service. It is removed from the path of the request, in case the proxy has not done so, and put
-before every `Location` and every URL in a response.
+this service. It is put before every `Location` and every URL in a response. OPSIN_ROOT_PATH is also
+removed from the path of the request, in case the proxy has not done so. The header's is not: if the
+proxy passed on what a client sends, the client would choose a path that the proxy's rules for paths
+do not know.
 """
 
 from starlette.datastructures import MutableHeaders
@@ -29,7 +31,7 @@ class Forwarded:
     Args:
         app: The next ASGI application.
         trusted_proxies: Addresses and networks whose headers count.
-        root_path: The prefix of requests that come without the header.
+        root_path: Removed from every path, and the prefix of requests without the header.
     """
 
     def __init__(
@@ -57,13 +59,12 @@ class Forwarded:
             PREFIX.reset(token)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        prefix = PREFIX.get()
+        prefix, root, path = PREFIX.get(), self._root_path, scope["path"]
         if not prefix:
             await self.app(scope, receive, send)
             return
-        path = scope["path"]
-        if path == prefix or path.startswith(prefix + "/"):
-            scope = dict(scope) | {"path": path[len(prefix) :] or "/"}
+        if root and (path == root or path.startswith(root + "/")):
+            scope = dict(scope) | {"path": path[len(root) :] or "/"}
 
         async def send_prefixed(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -2,13 +2,19 @@
 
 The lease decides who may write: a worker that was lost and comes back finds that its job was taken
 over, and changes nothing any more.
+
+Clients that wait need no database, so they must not wait for a job that does: its calls run in a
+thread of their own, and until they end, this one answers the clients.
 """
 
+import contextvars
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from functools import partial
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 import redis
@@ -25,6 +31,7 @@ from contracts.inference.inference import (
     InferenceResponse,
     ItemError,
     ItemResult,
+    Operation,
     Timing,
     VectorOperation,
 )
@@ -45,11 +52,16 @@ from workers.jobs.tracing import job_context
 
 log = structlog.get_logger()
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.02  # a call of the database usually takes less
+
 
 class FasterQueues(Protocol):
     """Answers the queues that clients wait for; `Batcher` is the implementation."""
 
-    def run_faster_queues(self) -> None: ...
+    def run_faster_queues(self, than: Operation = "explain") -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class InferenceJobRunner:
         models: The versions in memory.
         worker_id: The owner of the leases.
         batch_limit: The largest batch; a job can be cancelled between two batches.
-        batcher: Answers waiting clients before each batch.
+        batcher: Answers waiting clients before each batch, and while the database is waited for.
         consents: Of those whom the versions were trained on.
         metrics: Count the batches and their images.
     """
@@ -77,10 +89,21 @@ class InferenceJobRunner:
     batcher: FasterQueues
     consents: Consents
     metrics: Metrics = field(default_factory=Metrics)
+    _thread: ThreadPoolExecutor = field(
+        default_factory=partial(ThreadPoolExecutor, 1, "job-database"), init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        """Start the thread now, when there is memory for it."""
+        self._thread.submit(int).result()
 
     def run(self, job_id: str) -> None:
         """Claim the job if it is free, and run it to its end."""
-        lease = self.leases.claim(job_id, self.worker_id, LEASE_SECONDS)
+        try:
+            lease = self._call(self.leases.claim, job_id, self.worker_id, LEASE_SECONDS)
+        except Unavailable:  # it stays queued, and is sent again
+            log.warning("job_not_claimed", job=job_id)
+            return
         if lease is not None:
             with job_context(lease):
                 self._run(lease)
@@ -90,16 +113,17 @@ class InferenceJobRunner:
         try:
             ended = self._run_batches(lease)
         except (ModelNotReady, NeedsOperator) as error:
-            ended = self.leases.fail(lease, error)  # trying again would not help
+            ended = self._call(self.leases.fail, lease, error)  # trying again would not help
         except (Unavailable, redis.RedisError) as error:
             # Not the job's fault. Its lease expires, and it is tried again.
             log.warning("job_interrupted", job=job_id, error=type(error).__name__)
             return
         except OpsinError as error:
-            ended = self.leases.fail(lease, error)
+            ended = self._call(self.leases.fail, lease, error)
         except Exception:
             log.exception("job_failed", job=job_id)
-            ended = self.leases.fail(lease, InternalError("The network failed on these images."))
+            failure = InternalError("The network failed on these images.")
+            ended = self._call(self.leases.fail, lease, failure)
         if ended:
             log.info("job_ended")
             # If Redis does not answer, the images expire.
@@ -107,26 +131,36 @@ class InferenceJobRunner:
                 self.client.delete(redis_keys.job_input(job_id))
             self.files.end_work(job_id)
 
+    def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what waits for the database, and answer clients meanwhile."""
+        call = partial(contextvars.copy_context().run, function, *args, **kwargs)
+        result: Future[T] = self._thread.submit(call)
+        while not wait([result], _LOOK_SECONDS).done:
+            with suppress(redis.RedisError):
+                self.batcher.run_faster_queues("study")  # which alone may take minutes
+        return result.result()
+
     def _run_batches(self, lease: Lease) -> bool:
         """Whether the job ended here; False if another worker has it now."""
         began = time.monotonic()
         predictor = self._predictor(lease)
-        self.consents.require(predictor.manifest)
+        self._call(self.consents.require, predictor.manifest)
         images = self._images(lease)
         vectors: list[Vector] = []
         for start in range(0, len(images), self.batch_limit):
-            if self.leases.is_cancel_requested(lease.job_id):
-                return self.leases.cancel(lease)
+            if self._call(self.leases.is_cancel_requested, lease.job_id):
+                return self._call(self.leases.cancel, lease)
             self.batcher.run_faster_queues()
             batch = np.stack(images[start : start + self.batch_limit])
             vectors.extend(self._run_batch(lease, predictor, batch))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
-            owned = self.leases.progress(lease, progress)
-            if not (owned and self.leases.heartbeat(lease, LEASE_SECONDS)):
+            owned = self._call(self.leases.progress, lease, progress)
+            if not (owned and self._call(self.leases.heartbeat, lease, LEASE_SECONDS)):
                 return False
         result = _response(lease, predictor, vectors, time.monotonic() - began, self.batch_limit)
-        return self.leases.succeed(lease, result.model_dump(mode="json", exclude_none=True))
+        content = result.model_dump(mode="json", exclude_none=True)
+        return self._call(self.leases.succeed, lease, content)
 
     def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Vector:
         operation, began = _operation(lease), time.monotonic()

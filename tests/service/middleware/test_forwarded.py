@@ -53,11 +53,25 @@ def test_the_documentation_finds_its_files_under_any_prefix(proxied: httpx.Clien
             assert proxied.get(path).status_code == 200
 
 
-def test_a_prefix_that_the_proxy_left_in_the_path_is_removed(proxied: httpx.Client) -> None:
-    assert proxied.get("/opsin/v1/models").status_code == 200
-    assert proxied.get("/opsin").status_code == 200
-    assert proxied.get("/opsinx/v1/models").status_code == 404
-    assert proxied.get("/opsin/v1/keys", headers={"X-API-Key": "wrong"}).status_code == 401
+def test_a_prefix_by_the_header_is_not_removed_from_the_path(proxied: httpx.Client) -> None:
+    """A client may have sent it, to pass the proxy's rules for paths."""
+    assert proxied.get("/opsin/v1/models").status_code == 404
+    assert proxied.get("/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize("sent", [{}, {"X-Forwarded-Prefix": "/opsin"}])
+def test_a_prefix_of_the_settings_that_the_proxy_left_in_the_path_is_removed(
+    served: StartService, fakes: FakeServices, sent: dict[str, str]
+) -> None:
+    settings = Settings(
+        _env_file=None, api_key=KEY, root_path="/opsin", trusted_proxies="127.0.0.1"
+    )
+    headers = {"X-API-Key": KEY} | sent
+    with served(settings, fakes) as url, httpx.Client(base_url=url, headers=headers) as client:
+        assert client.get("/opsin/v1/models").status_code == 200
+        assert client.get("/opsin").status_code == 200
+        assert client.get("/opsinx/v1/models").status_code == 404
+        assert client.get("/opsin/v1/keys", headers={"X-API-Key": "wrong"}).status_code == 401
 
 
 PREFIXES = {

@@ -1,6 +1,9 @@
 """Inference jobs on a real database and a real Valkey; the network is a stand-in."""
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ import pytest
 
 from contracts.faces.consent import NewConsent, NewPolicy
 from contracts.faces.subjects import NewSubject, SubjectChange
+from contracts.inference.inference import Operation
 from contracts.inference.manifest import Provenance
 from contracts.jobs import Job
 from contracts.keys import Scope
@@ -56,7 +60,7 @@ class Network:
 
 
 class NoFasterQueues:
-    def run_faster_queues(self) -> None:
+    def run_faster_queues(self, than: Operation = "explain") -> None:
         """Nothing waits."""
 
 
@@ -219,3 +223,28 @@ def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker)
     assert (job.error.code, "consent" in job.error.detail) == ("conflict", True)
     assert subject not in job.error.detail
     assert not worker.files.work(job_id).exists()
+
+
+class ReleasingQueues:
+    """Clients wait; the database is free again once they were answered a few times."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        self.answered = 0
+
+    def run_faster_queues(self, than: Operation = "explain") -> None:
+        self.answered += 1
+        if self.answered == 5:
+            self._database.rollback()
+
+
+def test_clients_are_answered_while_a_job_waits_for_the_database(
+    worker: JobWorker, tmp_path: Path
+) -> None:
+    job_id = worker.create(stored=True, pushed=True)
+    with closing(sqlite3.connect(tmp_path / "opsin.db", isolation_level=None)) as database:
+        database.execute("BEGIN IMMEDIATE")
+        queues = ReleasingQueues(database)
+        worker.runner = replace(worker.runner, batcher=queues)
+        assert worker.run(job_id).state == "succeeded"
+    assert queues.answered >= 5
