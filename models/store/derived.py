@@ -5,7 +5,9 @@ process with a memory limit and a deadline it can fail without taking the worker
 result is stored in `derived/`.
 """
 
+import errno
 import logging
+import os
 import subprocess
 from pathlib import Path
 from typing import Literal, get_args
@@ -67,6 +69,7 @@ def convert(
         ValidationFailed: The version has no classifier to convert.
         DeadlineExceeded: The conversion took too long.
         Unavailable: The conversion failed; the log says why.
+        OSError: The disk is full or cannot be written to.
     """
     path = derived_path(store, model, version, kind)
     check_convertible(store.manifest(model, version), kind)
@@ -104,6 +107,8 @@ def _run_child(
         ) from None
     if child.returncode != 0:
         last = child.stderr.decode(errors="replace")[-2000:]
+        if os.strerror(errno.ENOSPC) in last:
+            raise OSError(errno.ENOSPC, f"the conversion to {kind}")
         _LOG.error("the conversion to %s ended with %d: %s", kind, child.returncode, last)
         raise Unavailable(
             f"The conversion to {kind} failed, with {memory / GIB:.1f} GiB of memory to use; "

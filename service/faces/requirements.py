@@ -43,6 +43,9 @@ def _is_served(services: Services) -> bool:
 
 def _no_embedder(services: Services) -> ModelNotReady:
     if FACE_MODEL in services.settings.models:
+        info = services.workers.model(FACE_MODEL)
+        if info.state == "unavailable" and info.reason and services.workers.workers:
+            return ModelNotReady(f"Faces cannot be analyzed. {info.reason}")
         return ModelNotReady(f"'{FACE_MODEL}' is being imported. Retry soon.", retry_after=10)
     return ModelNotReady(
         f"Faces cannot be analyzed: '{FACE_MODEL}' is not installed. The operator adds it to "

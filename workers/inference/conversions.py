@@ -16,6 +16,7 @@ from contracts.errors import InternalError, OpsinError
 from contracts.queue import redis_keys
 from models.store.derived import DerivedFormat, convert
 from models.store.store import Store
+from workers.jobs.disk import disk_error
 
 log = structlog.get_logger()
 
@@ -65,7 +66,10 @@ class ConversionRunner:
             convert(self._store, model, version, kind)
         except OpsinError as error:
             failures.append(error)
-        except Exception:
+        except Exception as error:
+            if isinstance(error, OSError) and (unusable := disk_error(error)) is not None:
+                failures.append(unusable)
+                return
             log.exception("conversion_failed", model=model, version=version, kind=kind)
             failures.append(InternalError("The conversion failed; the worker's log says why."))
 

@@ -26,12 +26,12 @@ def disk_error(error: OSError) -> OpsinError | None:
     """What to tell the client of an error in writing; None if the disk is not the reason."""
     if error.errno in FULL:
         return DiskUnusable(
-            "The disk of the job worker is full. Once its operator has made room, send the "
+            "The disk of the worker is full. Once its operator has made room, send the "
             "request again."
         )
     if error.errno in _READ_ONLY:
         return DiskUnusable(
-            "The disk of the job worker is read-only. Once its operator has mended that, send the "
+            "The disk of the worker is read-only. Once its operator has mended that, send the "
             "request again."
         )
     if error.errno in _FORBIDDEN:

@@ -1,5 +1,7 @@
+import errno
 import io
 import json
+import subprocess
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from models.export.signatures import Blueprint
 from models.networks.cnn import cnn
 from models.networks.preprocessing import prepare
 from models.serving.predictor import load_version
-from models.store.derived import DERIVED_FORMATS, GIB, convert, derived_path
+from models.store.derived import DERIVED_FORMATS, GIB, _run_child, convert, derived_path
 from models.store.downloads import DownloadFormat, download
 from models.store.labels import Label
 from models.store.store import Store
@@ -126,6 +128,15 @@ def test_failed_conversion_leaves_nothing(
     with pytest.raises(error):
         convert(store, "digits", 1, "onnx", **bounds)  # type: ignore[arg-type]
     assert list(derived_path(store, "digits", 1, "onnx").parent.iterdir()) == []
+
+
+def test_a_full_disk_is_no_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = b"OSError: [Errno 28] No space left on device: 'x'"
+    failed = subprocess.CompletedProcess((), 1, b"", said)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(OSError, match="onnx") as caught:
+        _run_child("onnx", tmp_path, tmp_path / "draft", GIB, 60)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_saved_model_is_downloaded_as_a_zip(

@@ -20,6 +20,7 @@ import redis
 from PIL import Image
 
 from contracts.errors import NoWorker, QueueFull, VersionNotFound
+from contracts.faces.faces import FACE_MODEL
 from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, embedder_of
 from contracts.settings import Settings
 from database.crypto.envelope import DecryptionError
@@ -501,6 +502,24 @@ class TestEnrollment:
         assert code(finding, 503) == "model_not_ready", "it needs no embedder"
         assert "face_finder" in finding.json()["detail"]
         assert not fakes.jobs.worked
+
+    def test_why_the_embedder_cannot_be_imported_is_told(
+        self, client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def choose(*_: object) -> NoReturn:
+            raise NoWorker("None.")
+
+        reason = "Run `opsin weights pull face_finder`."
+        missing = fakes.workers.models()[0].model_copy(
+            update={"name": FACE_MODEL, "state": "unavailable", "reason": reason}
+        )
+        monkeypatch.setattr(fakes.workers, "choose", choose)
+        monkeypatch.setattr(fakes.workers, "model", lambda _: missing)
+        monkeypatch.setattr(fakes.store, "aliases", lambda _: {})
+        where = f"{URL}/subjects/{add(client, fakes, 'Ada', None)}/enrollments"
+        refused = client.post(where, files=[image(ADA)])
+        assert code(refused, 503) == "model_not_ready"
+        assert reason in refused.json()["detail"]
 
     def test_what_the_job_would_find_out_is_found_out_before(
         self, client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
