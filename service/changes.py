@@ -44,6 +44,7 @@ log = structlog.get_logger()
 _BLOCK_SECONDS = 0.5
 _POLL_SECONDS = 0.005
 _CHECK_SECONDS = 1.0  # how long a request waits for its check
+_CHANGE_SECONDS = 3.0  # likewise, if there is a change that it would be refused for
 _RETRY_SECONDS = 1.0  # after a check that failed, the requests of this time do not wait again
 _FAULTS = (TimeoutError, OpsinError, RedisError, OSError)
 
@@ -180,7 +181,8 @@ class ChangeFeed:
             Unavailable: A change is known and cannot be read.
         """
         if time.monotonic() - self._failed_at.get(topic, float("-inf")) >= _RETRY_SECONDS:
-            await self._apply(topic, seconds=_CHECK_SECONDS, announced=False)
+            seconds = _CHANGE_SECONDS if topic in self._missed else _CHECK_SECONDS
+            await self._apply(topic, seconds=seconds, announced=False)
         if topic in self._missed:
             raise Unavailable("A change cannot be read yet. Retry shortly.", retry_after=1)
 

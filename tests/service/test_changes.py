@@ -206,6 +206,21 @@ def test_a_change_that_is_being_read_is_not_yet_reported_as_unread(valkey: RealV
     run(valkey.url, use)
 
 
+def test_a_change_is_waited_for_rather_than_refused_on_a_busy_machine(
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHECK_SECONDS", 0.1)
+
+    async def use(started: list[Process]) -> None:
+        started[0].delay = 0.5
+        change = asyncio.create_task(started[0].change(1))
+        await asyncio.sleep(0.1)
+        assert await started[0].request() == 1
+        assert await change
+
+    run(valkey.url, use)
+
+
 def test_a_deadline_that_is_too_short_is_reported(valkey: RealValkey) -> None:
     async def use(started: list[Process]) -> None:
         started[1].delay = 0.5
