@@ -103,11 +103,12 @@ class Sessions:
             pipe.set(redis_keys.session(stored), value, ex=self.idle_seconds)
             pipe.zadd(listed, {stored: time.time()})
             pipe.expire(listed, MAX_SECONDS)
-            pipe.zcard(listed)
-            count = (await pipe.execute())[-1]
-            if count > MAX_SESSIONS:
-                oldest: Any = await self._redis.zpopmin(listed, count - MAX_SESSIONS)
-                await self._redis.delete(*(redis_keys.session(_text(old)) for old, _ in oldest))
+            # All but the newest ones; read and removed in one transaction.
+            pipe.zrange(listed, 0, -MAX_SESSIONS - 1)
+            pipe.zremrangebyrank(listed, 0, -MAX_SESSIONS - 1)
+            oldest: list[Any] = (await pipe.execute())[-2]
+            if oldest:
+                await self._redis.delete(*(redis_keys.session(_text(old)) for old in oldest))
 
     async def find(self, scope: Scope) -> Session | None:
         """The session of a request; None if it has no cookie of ours.

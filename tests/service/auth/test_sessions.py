@@ -1,9 +1,10 @@
 """Sessions of the console: what a cookie may do, and when it ends."""
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, AsyncExitStack, ExitStack
 from dataclasses import replace
 
 import httpx
@@ -231,6 +232,26 @@ def test_a_key_has_a_bounded_number_of_sessions(
     browsers = [sign_in(keyed, BOOTSTRAP)[0] for _ in range(5)]
     statuses = [browser.get("/v1/models").status_code for browser in browsers]
     assert statuses == [401, 401, 200, 200, 200]
+
+
+def test_simultaneous_sign_ins_end_no_more_than_the_oldest(
+    keyed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 10)
+    headers = {"Authorization": f"Bearer {BOOTSTRAP}"}
+
+    async def all_at_once() -> tuple[list[int], int]:
+        browsers = [httpx.AsyncClient(base_url=keyed, timeout=60) for _ in range(30)]
+        async with AsyncExitStack() as stack:
+            for browser in browsers:
+                await stack.enter_async_context(browser)
+            made = await asyncio.gather(*(one.post(URL, headers=headers) for one in browsers))
+            asked = await asyncio.gather(*(one.get("/v1/models") for one in browsers))
+        return [one.status_code for one in made], sum(one.is_success for one in asked)
+
+    statuses, alive = asyncio.run(all_at_once())
+    assert statuses == [201] * 30
+    assert alive == 10
 
 
 @pytest.mark.parametrize("cookie", ["opsin_session=", "opsin_session=x", "a=b; ;;=", "session"])
