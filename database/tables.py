@@ -14,8 +14,11 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from database.json_text import JsonText
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -91,6 +94,15 @@ class JobRecord(Record):
     finished_at: Mapped[datetime | None]
 
 
+_ENROLLMENT = text("kind = 'enrollment'")
+Index(
+    "jobs_enrollments",
+    JsonText(JobRecord.request, "subject_id"),
+    sqlite_where=_ENROLLMENT,
+    postgresql_where=_ENROLLMENT,
+)
+
+
 class MetricRecord(Record):
     """One row of a job's metrics, e.g. an epoch's."""
 
@@ -128,6 +140,9 @@ class AnswerRecord(Record):
     status: Mapped[int]
     body: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+Index("idempotency_by_id", JsonText(AnswerRecord.body, "id"))
 
 
 class DatasetRecord(Record):
@@ -287,10 +302,21 @@ class FaceTemplateRecord(Record):
     created_at: Mapped[datetime]
 
 
+_UNFINISHED = text("outcome = 'erasing'")
+
+
 class FaceEventRecord(Record):
     """A request about faces and its outcome: no image, no vector, no name."""
 
     __tablename__ = "face_events"
+    __table_args__ = (
+        Index(
+            "face_events_unfinished",
+            "id",
+            sqlite_where=_UNFINISHED,
+            postgresql_where=_UNFINISHED,
+        ),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)

@@ -4,6 +4,7 @@ from sqlalchemy import Engine, select
 
 from contracts.errors import CODES
 from database.engine import reading
+from database.jobs.queries import enrollments_of
 from database.tables import JobRecord
 
 _SERVER_ERROR = 500
@@ -15,13 +16,11 @@ def failed_by_service(engine: Engine, subject_id: str, challenge_id: str) -> boo
     Raises:
         Unavailable: The database does not answer.
     """
-    request = JobRecord.request
     query = (
         select(JobRecord.state, JobRecord.error_code)
         .where(
-            JobRecord.kind == "enrollment",
-            request["subject_id"].as_string() == subject_id,
-            request["challenge", "id"].as_string() == challenge_id,
+            enrollments_of([subject_id]),
+            JobRecord.request["challenge", "id"].as_string() == challenge_id,
         )
         .order_by(JobRecord.created_at.desc(), JobRecord.id.desc())
         .limit(1)

@@ -72,6 +72,10 @@ class FaceFiles:
         with suppress(OSError):
             self._folder(subject_id).rmdir()  # succeeds only if it is empty
 
+    def existing_among(self, subject_ids: Collection[str]) -> set[str]:
+        """Those of some subjects who have a folder."""
+        return {one for one in subject_ids if os.path.lexists(self._folder(one))}
+
     def remove_all(self, subject_id: str) -> None:
         """Delete a subject's folder.
 

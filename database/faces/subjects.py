@@ -26,7 +26,7 @@ from database.crypto.envelope import EnvelopeCipher, key_id_of
 from database.engine import reading, writing
 from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import add_erased
-from database.faces.privacy.erasures import begin, delete_traces, require_unfinished
+from database.faces.privacy.erasures import Erasures, begin, delete_traces, require_unfinished
 from database.faces.standings import consent_of
 from database.faces.template_rows import data_key_of, find_subject, increment_revision
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
@@ -169,6 +169,11 @@ class Subjects:
             DiskUnusable: Its frames cannot be deleted from the disk.
         """
         return erase(self._engine, self._files, subject_id, self._clock())
+
+    def with_traces(self, ids: Collection[str]) -> set[str]:
+        """Those of some erased subjects of whom tables or the disk have something; only reads."""
+        found = Erasures(self._engine, self._clock).with_traces(ids)
+        return found | self._files.existing_among(ids)
 
     def erase_traces(self, subject_id: str) -> tuple[str, ...]:
         """Delete what was written about a subject during its erasure; returns its job ids."""

@@ -283,15 +283,21 @@ class Jobs:
 
     def using_subject(self, subject_id: str) -> tuple[str, ...]:
         """The unfinished jobs that have that subject among their `subjects`."""
+        return tuple(job_id for job_id, ids in self._in_training() if subject_id in ids)
+
+    def subjects_in_training(self) -> set[str]:
+        """The `subjects` of all unfinished jobs."""
+        return {subject_id for _, ids in self._in_training() for subject_id in ids}
+
+    def _in_training(self) -> list[tuple[str, Collection[str]]]:
         query = select(JobRecord.id, JobRecord.request).where(
             JobRecord.state.in_(UNFINISHED), JobRecord.request["subjects"].as_string().is_not(None)
         )
         with reading(self._engine) as session:
-            return tuple(
-                job_id
+            return [
+                (job_id, request.get("subjects") or ())
                 for job_id, request in session.execute(query)
-                if subject_id in (request.get("subjects") or ())
-            )
+            ]
 
     def subjects(self) -> set[str]:
         """The subjects whose ids requests and results contain."""
@@ -420,9 +426,15 @@ class Jobs:
         Raises:
             DiskUnusable: Files of some of the jobs cannot be deleted from the disk.
         """
+        # All jobs are looked through, so not in a transaction that others wait for. Those that were
+        # being created, see `create`, have been when this one ends.
         with writing(self._engine) as session:
-            advisory_lock(session.connection(), _LOCK)  # see `create`
+            advisory_lock(session.connection(), _LOCK)
+        with reading(self._engine) as session:
             ids = about_person(session, subject_id, versions)
+        if not ids:
+            return 0
+        with writing(self._engine) as session:
             end_jobs(session, ids, self._clock())
         files = self._files
         left = {job_id for job_id in ids if files is not None and not files.remove(job_id)}

@@ -7,12 +7,26 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Text, and_, case, cast, delete, false, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Text,
+    and_,
+    case,
+    cast,
+    delete,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, defer
 
 from contracts.jobs import FINISHED, NAMED_KINDS, UNNAMED_KINDS, Artifact, Job, JobError
 from database.engine import batches
 from database.jobs.turns import turns
+from database.json_text import JsonText
 from database.paging import length_of, rows_within, sizes_of
 from database.tables import ArtifactRecord, JobRecord, MetricRecord
 
@@ -155,6 +169,13 @@ def entries(session: Session, job_id: str, after: int) -> list[JobEntry]:
         for row in later(ArtifactRecord)
     ]
     return sorted(result, key=lambda entry: entry.sequence)
+
+
+def enrollments_of(subject_ids: Collection[str]) -> ColumnElement[bool]:
+    """The jobs that enroll these subjects, by an index."""
+    # The kind as the index has it, not as a parameter.
+    is_enrollment = JobRecord.kind == literal_column("'enrollment'")
+    return and_(is_enrollment, JsonText(JobRecord.request, "subject_id").in_(subject_ids))
 
 
 def about_person(

@@ -148,8 +148,7 @@ class FaceServices:
         except (RedisError, OSError, Unavailable) as error:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return
-        for subject_id in subject_ids:
-            await run_in_threadpool(self.erasures.finish, subject_id)
+        await run_in_threadpool(self.erasures.finish, subject_ids)
 
     def _purge_after_erasure(self, subject_ids: Sequence[str]) -> bool:
         """Purge; tables are rewritten only if one of the erasures has not ended yet."""

@@ -525,6 +525,9 @@ class FakeJobs:
             if subject_id in (request.get("subjects") or ())
         )
 
+    def subjects_in_training(self) -> set[str]:
+        return {one for _, request, _ in self.worked for one in request.get("subjects") or ()}
+
     def subjects(self) -> set[str]:
         return set()
 

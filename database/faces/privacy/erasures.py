@@ -8,13 +8,24 @@ is thus found by a repeated request or by the next periodic check.
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    and_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from contracts.errors import SubjectNotFound
 from database.engine import batches, reading, writing
 from database.faces.template_rows import find_subject
-from database.jobs.queries import end_jobs
+from database.jobs.queries import end_jobs, enrollments_of
+from database.json_text import JsonText
 from database.tables import AnswerRecord, FaceEventRecord, JobRecord, SubjectRecord
 
 SCOPE = "subject"
@@ -22,6 +33,7 @@ SCOPE = "subject"
 BEGUN, DONE = "erasing", "erased"
 _KIND = "erasure"
 _ROWS = 1000
+_DEVICE = "device of "
 
 
 class Erasures:
@@ -48,11 +60,27 @@ class Erasures:
         written about the subject a little later.
         """
         row = FaceEventRecord
-        is_young = row.at >= self._clock() - max_age
-        query = select(row.subject_id).where(row.kind == _KIND, or_(row.outcome == BEGUN, is_young))
+        young = and_(row.kind == _KIND, row.at >= self._clock() - max_age)
+        found = set[tuple[int, str]]()
         with reading(self._engine) as session:
-            ids = session.scalars(query.order_by(row.id))
-            return list(dict.fromkeys(subject_id for subject_id in ids if subject_id is not None))
+            for which in (_unfinished(), young):  # each has an index; both in one query have none
+                rows = session.execute(select(row.id, row.subject_id).where(which))
+                found.update((number, one) for number, one in rows if one is not None)
+        return list(dict.fromkeys(subject_id for _, subject_id in sorted(found)))
+
+    def with_traces(self, ids: Collection[str]) -> set[str]:
+        """Those of `ids` about whom there is something that `delete_traces` would delete."""
+        row, found = FaceEventRecord, set[str | None]()
+        person, about = JsonText(JobRecord.request, "subject_id"), JsonText(AnswerRecord.body, "id")
+        with reading(self._engine) as session:
+            for batch in batches(ids):
+                for query in (
+                    select(row.subject_id).where(row.subject_id.in_(batch), _has_digests()),
+                    select(person).where(enrollments_of(batch)),
+                    select(about).where(_answers_about(batch)),
+                ):
+                    found.update(session.scalars(query))
+        return {subject_id for subject_id in found if subject_id is not None}
 
     def existing_among(self, ids: Collection[str]) -> list[str]:
         """Those of `ids` that are subjects now."""
@@ -86,20 +114,17 @@ class Erasures:
         row, unfinished = FaceEventRecord, set[str]()
         with reading(self._engine) as session:
             for batch in batches(ids):
-                query = select(row.subject_id).where(
-                    row.kind == _KIND, row.outcome == BEGUN, row.subject_id.in_(batch)
-                )
+                query = select(row.subject_id).where(row.subject_id.in_(batch), _unfinished())
                 unfinished |= {found for found in session.scalars(query) if found is not None}
         return unfinished
 
-    def finish(self, subject_id: str) -> None:
-        """Record that nothing is left of a subject."""
+    def finish(self, subject_ids: Collection[str]) -> None:
+        """Record that nothing is left of some subjects."""
         row = FaceEventRecord
-        unfinished = update(row).where(
-            row.kind == _KIND, row.subject_id == subject_id, row.outcome == BEGUN
-        )
-        with writing(self._engine) as session:
-            session.execute(unfinished.values(outcome=DONE))
+        for batch in batches(self.unfinished_among(subject_ids)):
+            with writing(self._engine) as session:
+                unfinished = update(row).where(row.subject_id.in_(batch), _unfinished())
+                session.execute(unfinished.values(outcome=DONE))
 
 
 def erased(session: Session) -> list[str]:
@@ -120,9 +145,7 @@ def begin(session: Session, subject_id: str, now: datetime) -> None:
 def is_unfinished(session: Session, subject_id: str) -> bool:
     """Whether an erasure of the subject has begun and not ended."""
     row = FaceEventRecord
-    query = select(row.id).where(
-        row.kind == _KIND, row.subject_id == subject_id, row.outcome == BEGUN
-    )
+    query = select(row.id).where(row.subject_id == subject_id, _unfinished())
     return session.scalars(query).first() is not None
 
 
@@ -140,7 +163,7 @@ def require_unfinished(session: Session, subject_id: str) -> None:
 
 def device_scope(subject_id: str) -> str:
     """The scope of the idempotency keys of a subject's devices."""
-    return f"device of {subject_id}"
+    return f"{_DEVICE}{subject_id}"
 
 
 def delete_traces(session: Session, subject_id: str, now: datetime) -> tuple[str, ...]:
@@ -150,16 +173,29 @@ def delete_traces(session: Session, subject_id: str, now: datetime) -> tuple[str
     erasure would not know which files are left.
     """
     event, job, answer = FaceEventRecord, JobRecord, AnswerRecord
-    session.execute(
-        update(event).where(event.subject_id == subject_id).values(digest=None, device=None)
-    )
-    of_subject = and_(job.kind == "enrollment", job.request["subject_id"].as_string() == subject_id)
-    jobs = tuple(session.scalars(select(job.id).where(of_subject)))
+    with_digests = update(event).where(event.subject_id == subject_id, _has_digests())
+    session.execute(with_digests.values(digest=None, device=None))
+    jobs = tuple(session.scalars(select(job.id).where(enrollments_of([subject_id]))))
     end_jobs(session, jobs, now)
-    answers = [(SCOPE, subject_id), (device_scope(subject_id), subject_id)]
-    answers += [("enrollment", job_id) for job_id in jobs]
-    for scope, body_id in answers:
-        session.execute(
-            delete(answer).where(answer.scope == scope, answer.body["id"].as_string() == body_id)
-        )
+    session.execute(delete(answer).where(_answers_about([subject_id])))
+    for batch in batches(jobs):
+        made = and_(answer.scope == "enrollment", JsonText(answer.body, "id").in_(batch))
+        session.execute(delete(answer).where(made))
     return jobs
+
+
+def _unfinished() -> ColumnElement[bool]:
+    # The outcome as the index has it, not as a parameter.
+    begun = FaceEventRecord.outcome == literal_column(f"'{BEGUN}'")
+    return and_(FaceEventRecord.kind == _KIND, begun)
+
+
+def _has_digests() -> ColumnElement[bool]:
+    return or_(FaceEventRecord.digest.is_not(None), FaceEventRecord.device.is_not(None))
+
+
+def _answers_about(subject_ids: Collection[str]) -> ColumnElement[bool]:
+    """The responses to requests that added these subjects or their devices."""
+    scope = AnswerRecord.scope
+    about = JsonText(AnswerRecord.body, "id").in_(subject_ids)
+    return and_(about, or_(scope == SCOPE, scope.startswith(_DEVICE)))

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Engine, and_, select
+from sqlalchemy import Engine, select
 
 from contracts.faces.subjects import Template
 from contracts.jobs import Job
 from database.crypto.envelope import EnvelopeCipher
 from database.engine import reading
 from database.faces.template_rows import Damaged, data_key_of, find_subject, template_of
-from database.jobs.queries import jobs_of
+from database.jobs.queries import enrollments_of, jobs_of
 from database.tables import FaceFileRecord, FaceTemplateRecord, JobRecord
 
 
@@ -39,7 +39,6 @@ def held_data(engine: Engine, cipher: EnvelopeCipher, subject_id: str) -> HeldDa
         Unavailable: The database does not answer, or the subject's key is missing.
     """
     template, file, job = FaceTemplateRecord, FaceFileRecord, JobRecord
-    of_subject = and_(job.kind == "enrollment", job.request["subject_id"].as_string() == subject_id)
     with reading(engine) as session:
         subject = find_subject(session, subject_id)
         templates = session.scalars(
@@ -52,7 +51,9 @@ def held_data(engine: Engine, cipher: EnvelopeCipher, subject_id: str) -> HeldDa
             .where(file.subject_id == subject_id)
             .order_by(file.created_at, file.id)
         ).all()
-        records = session.scalars(select(job).where(of_subject).order_by(job.created_at)).all()
+        records = session.scalars(
+            select(job).where(enrollments_of([subject_id])).order_by(job.created_at)
+        ).all()
         jobs = jobs_of(session, records)
     key = data_key_of(cipher, subject)
     decrypted, damaged = list[tuple[str, Template]](), list[str]()

@@ -6,7 +6,10 @@ If a step fails, the erasure stays marked in the database as unfinished. A repea
 it, and so does `resume`, which runs before the first request is answered, and then periodically.
 """
 
-from contextlib import suppress
+import asyncio
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -31,6 +34,7 @@ from service.threads import run_in_threadpool
 log = structlog.get_logger()
 
 _REPEAT_FOR = timedelta(hours=1)  # longer than any deadline, and than stopping a training takes
+_LONGEST_REST_SECONDS = 1.0
 
 
 async def erase(services: Services, subject_id: str) -> Erased:
@@ -79,41 +83,72 @@ async def resume(services: Services) -> None:
     A request in progress during an erasure, such as an upload, may have written about the subject
     afterwards. Jobs that used a version of people that is deleted are erased with anybody: of whom
     it was is not known any more. Those of the home's list who are back are erased again, as from
-    copied files.
+    copied files. Who has nothing left, as nearly all of the last hour, costs no transaction that
+    writes.
 
     Raises:
         Unavailable: The database does not answer.
     """
     faces, jobs = services.faces, services.jobs
     listed, named = await run_in_threadpool(_back_from_list, services)
-    no_orphans = await services.lock_waiting.run_blocking(_delete_orphans, services, named)
+    no_orphans = await services.lock_waiting.run_blocking(_delete_orphans, services, named or set())
     for subject_id in listed:
         await _erase_again(services, subject_id)
     pending = await run_in_threadpool(faces.erasures.pending, _REPEAT_FOR)
-    done, again = [], dict.fromkeys([*pending, *sorted(named)])
+    again = list(dict.fromkeys([*pending, *sorted(named or ())]))
     deleted = await run_in_threadpool(_deleted_versions, services) if again else []
+    left = set(again)  # if it is unknown whom jobs are about
+    if named is not None:
+        left = named | await run_in_threadpool(_unfinished_or_left, services, again)
+        left.update(again[:1] if deleted else ())  # with anybody
+    failed = set[str]()
     for subject_id in again:
+        if subject_id not in left:
+            continue
         try:
-            await faces.erase_traces(subject_id)
-            await run_in_threadpool(cancel_trainings, jobs, subject_id)
-            await run_in_threadpool(erase_jobs, jobs, subject_id, deleted)
+            async with rest_after():
+                await faces.erase_traces(subject_id)
+                await run_in_threadpool(cancel_trainings, jobs, subject_id)
+                await run_in_threadpool(erase_jobs, jobs, subject_id, deleted)
         except (OpsinError, OSError) as error:
             log.warning("erasure_unfinished", subject=subject_id, error=type(error).__name__)
-        else:
-            done.append(subject_id)
-    if done and no_orphans:
+            failed.add(subject_id)
+    if no_orphans and (done := [one for one in again if one not in failed]):
         await faces.finish_erasures(done)
 
 
-def _back_from_list(services: Services) -> tuple[list[str], set[str]]:
-    """Those of the home's list who are subjects, and those whom a version or a job is about."""
+@asynccontextmanager
+async def rest_after() -> AsyncIterator[None]:
+    """After one erasure of many, leave the database to others for as long as it took."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        await asyncio.sleep(min(time.monotonic() - began, _LONGEST_REST_SECONDS))
+
+
+def _unfinished_or_left(services: Services, ids: Collection[str]) -> set[str]:
+    """Those of `ids` whose erasure is unfinished, or of whom something was written later.
+
+    Jobs that name them are not among it, see `still_named`.
+    """
+    faces = services.faces
+    found = faces.erasures.unfinished_among(ids) | faces.subjects.with_traces(ids)
+    return found | (services.jobs.subjects_in_training() & set(ids))
+
+
+def _back_from_list(services: Services) -> tuple[list[str], set[str] | None]:
+    """Those of the home's list who are subjects, and those whom a version or a job is about.
+
+    None for the latter if the list cannot be read.
+    """
     home = services.faces.job_files.root.parent
     try:
         existing = services.faces.erasures.existing_among(erased_ids(home))
         return existing, still_named(home, services.store, services.jobs)
     except OSError as error:
         log.warning("erasure_unfinished", where="list", error=type(error).__name__)
-        return [], set()
+        return [], None
 
 
 def _deleted_versions(services: Services) -> list[TrainedVersion]:

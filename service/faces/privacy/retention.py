@@ -32,7 +32,11 @@ async def run(services: Services) -> None:
     now = await run_in_threadpool(repositories.deletion_clock.now)
     find = partial(repositories.standings.unused, limit=_ERASURES_PER_RUN, now=now)
     subject_ids = await run_in_threadpool(find, policy.retention_days)
-    erased = [one for one in subject_ids if await _erase(services, one, now)]
+    erased = []
+    for one in subject_ids:
+        async with erasure.rest_after():
+            if await _erase(services, one, now):
+                erased.append(one)
     if erased:
         await services.faces.finish_erasures(erased)
 

@@ -322,7 +322,7 @@ def test_old_audit_entries_are_deleted_except_of_unfinished_erasures(
     faces.events.record(NewEvent("threshold", "0.9"))
     assert faces.events.delete_old(9) == 1
     assert [one.outcome for one in faces.events.list().items] == ["0.9", "erasing"]
-    faces.erasures.finish(ada)
+    faces.erasures.finish([ada])
     assert faces.events.delete_old(9) == 1
 
 
@@ -462,7 +462,7 @@ def test_nothing_is_left_of_an_erased_subject(
     assert faces.erasures.pending(timedelta(seconds=-1)) == [zen]
     assert faces.subjects.erase(zen) == Erasure(ErasedCounts(templates=0, files=0), ())  # again
     assert faces.erasures.erased_among([zen, bea, "sub_elsewhere"]) == {zen}
-    faces.erasures.finish(zen)
+    faces.erasures.finish([zen])
     assert faces.erasures.pending(timedelta(seconds=-1)) == []
     assert faces.erasures.pending(timedelta(hours=1)) == [zen]
     faces.events.record(NewEvent("login", "no_match", zen, device="phone", content=frame))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import redis
 from redis.exceptions import NoPermissionError, ResponseError
+from sqlalchemy import event
 
 from contracts.errors import (
     DiskUnusable,
@@ -321,6 +322,25 @@ def test_a_redis_that_does_not_offer_a_rewrite_lets_erasures_end(
     monkeypatch.setattr(fakes.faces.redis, "bgrewriteaof", refuse)
     serve(fakes, lambda services: erase(services, ada))
     assert outcome(fakes, ada) == "erased"
+
+
+def test_the_repetition_of_an_erasure_that_left_nothing_writes_nothing(
+    fakes: FakeServices, ada: str
+) -> None:
+    """In SQLite, there is one writer at a time, and there may be hundreds of them."""
+    fakes.jobs = Jobs(fakes.faces.engine, lambda: datetime.now(UTC), fakes.files)  # type: ignore[assignment]
+    serve(fakes, lambda services: erase(services, ada))
+    assert outcome(fakes, ada) == "erased"
+    begun: list[str] = []
+
+    @event.listens_for(fakes.faces.engine, "before_cursor_execute")
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("BEGIN"):
+            begun.append(statement)
+
+    serve(fakes, resume)
+    assert begun
+    assert set(begun) == {"BEGIN"}
 
 
 def test_an_erasure_is_unfinished_while_the_database_holds_deleted_rows(
