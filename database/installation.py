@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, Select, inspect, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from contracts.errors import Conflict, DiskUnusable
+from contracts.files import write_durably
 from database.crypto.cipher import sealing_key_ids
 from database.crypto.master_keys import read_keys
 from database.engine import advisory_lock, batches, reading, writing
@@ -162,7 +163,8 @@ def adopt(engine: Engine, home: Path, *, is_start: bool = True, is_restored: boo
     if expected is not None and expected != actual:
         raise _foreign(home, actual)
     if expected is None:
-        _write(home, actual)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(home / FILE, f"{actual}\n".encode(), mode=0o644)
 
 
 def _require_files(session: Session, home: Path, actual: str | None, *, is_start: bool) -> None:
@@ -231,16 +233,6 @@ def _key_file_ids(home: Path) -> Iterator[str]:
 
 def _enumerated(words: list[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
-
-
-def _write(home: Path, installation_id: str) -> None:
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    part = home / f".{FILE}.{secrets.token_hex(8)}.part"
-    try:
-        part.write_text(f"{installation_id}\n", "ascii")
-        part.replace(home / FILE)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def require_database(home: Path) -> None:

@@ -7,7 +7,6 @@ was decided there replaces what was known of the same people: they may have cons
 only came from a backup is as old as that (`database.restored`), so that the later of the two holds.
 """
 
-import os
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from contracts.faces.consent import Policy
 from contracts.faces.subjects import Threshold
+from contracts.files import write_durably
 from database.engine import batches, reading
 from database.faces.strictness import Setting, face_settings
 from database.restored import Kept, Part, Restored, allowed_at, digest_of
@@ -220,22 +220,8 @@ def write_taken_back(home: Path, taken_back: TakenBack) -> None:
     Raises:
         OSError: It cannot be written; the previous one is as it was.
     """
-    part = home / f".{FILE}.part"
-    part.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(taken_back.model_dump_json(exclude_defaults=True, ensure_ascii=True))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(home / FILE)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(home, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    text = taken_back.model_dump_json(exclude_defaults=True, ensure_ascii=True)
+    write_durably(home / FILE, text.encode())
 
 
 def _digests(found: Restrictions, subject_id: str) -> tuple[str, ...]:

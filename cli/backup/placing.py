@@ -19,11 +19,11 @@ from cli.backup.databases import dump, load_postgresql
 from cli.backup.room import clear, give_back, make_room
 from cli.backup.steps import RestoreStep, area_step, database_steps, fresh, near_name
 from cli.output import CommandError, warn
+from contracts.files import flush_entries
 from contracts.settings import Settings
 from database.installation import FILE as INSTALLATION
 from database.migrations import current
 from models.store.manifest import write_atomically
-from models.store.staging import flush_entries
 
 _FOLDER, _STEPS, _NEW, _DONE = ".restore", "steps.json", "new", "done"
 NOTED = "restrictions.json"

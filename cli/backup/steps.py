@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cli.output import CommandError
-from models.store.staging import flush_entries
+from contracts.files import flush_entries
 
 _SIDES = ("-wal", "-shm", "-journal")
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from contracts.files import write_durably
+
 KEY_BYTES = 32
 _LOCK_SECONDS = 10.0
 _ENTRY = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/_=-]+)")
@@ -130,22 +132,7 @@ class KeyFile:
     def _write(self, content: str, *, replace: bool) -> None:
         """Write the file atomically; if several processes create it at once, one wins."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = self._path.with_name(f".{secrets.token_hex(8)}.part")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            if replace:
-                part.replace(self._path)
-            else:
-                try:
-                    self._path.hardlink_to(part)
-                except FileExistsError:
-                    return
-        finally:
-            part.unlink(missing_ok=True)
+        write_durably(self._path, content.encode(), replaces=replace)
 
 
 def _new_key() -> Key:

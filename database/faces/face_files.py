@@ -7,7 +7,6 @@ deleted, and which `FaceFiles.remove_orphans` deletes.
 
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from contracts.errors import DiskUnusable, NotFound
 from contracts.faces.subjects import SUBJECT_ID
+from contracts.files import flush_entries, write_durably
 from database.installation import require_mounted
 
 FILE_ID = r"^ff_[A-Za-z0-9_-]{1,60}$"
@@ -41,17 +41,11 @@ class FaceFiles:
         """
         require_mounted(self.root.parent)
         path = self._path(subject_id, file_id)
-        part = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(encrypted)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            write_durably(path, encrypted)
+            flush_entries(path.parent.parent)
         except OSError as error:
-            part.unlink(missing_ok=True)
             raise DiskUnusable("The frames cannot be written to disk.", retry_after=30) from error
 
     def get(self, subject_id: str, file_id: str) -> bytes:

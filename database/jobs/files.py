@@ -9,7 +9,6 @@ which `sweep` removes.
 import fcntl
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,6 +20,7 @@ from typing import Self
 import structlog
 
 from contracts.errors import DiskUnusable, NotFound
+from contracts.files import flush_entries, write_durably
 from contracts.settings import Settings
 
 log = structlog.get_logger()
@@ -72,11 +72,11 @@ class JobFiles:
             for name, content in inputs.items():
                 if isinstance(content, Path):
                     shutil.move(content, work / name)
-                    _flush(work / name)
+                    flush_entries(work / name)
                 else:
-                    _write(work / name, content)
+                    write_durably(work / name, content, mode=0o666)
             for folder in (work, work.parent, self.root):
-                _flush(folder)
+                flush_entries(folder)
         except OSError as error:
             self.remove(job_id)
             raise _full() from error
@@ -91,7 +91,7 @@ class JobFiles:
         path = self._artifact(job_id, name)
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, content)
+            write_durably(path, content, mode=0o666)
         except OSError as error:
             raise _full() from error
 
@@ -206,27 +206,6 @@ def check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError("a file name is 1 to 100 letters, digits, dots, dashes and underscores")
     return name
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Flush one file, or the entries of one folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _age(path: Path) -> float:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts.errors import ImageTooLarge, InvalidImage, PayloadTooLarge
+from contracts.files import flush_entries
 from contracts.training.datasets import DatasetFile, DatasetInfo, LastAnswer
 from models.datasets.admission import FILES, FileAdmission, content_path
 from models.datasets.archives.limits import Limits
@@ -20,7 +21,7 @@ from models.datasets.listing import LISTING
 from models.datasets.report import UPLOAD_NOTES, Countable, report
 from models.datasets.splitting import Fractions, draw_splits
 from models.datasets.thumbnails import keep_left_out
-from models.store.staging import flush_all, flush_entries
+from models.store.staging import flush_all
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from contracts.errors import DatasetNotFound
+from contracts.files import flush_entries
 from contracts.training.datasets import Listing
 from models.datasets.admission import content_path
 from models.datasets.dataset import Dataset, Example
-from models.store.staging import flush_entries
 
 LISTING = "listing.json"
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from contracts.errors import Conflict, DatasetNotFound, NotFound
+from contracts.files import flush_entries
 from contracts.settings import Settings
 from contracts.training.datasets import DATASET_ID, DatasetInfo, LastAnswer, Listing
 from models.datasets.addition import Addition, NewImages, prepare
@@ -39,7 +40,7 @@ from models.datasets.thumbnails import keep_left_out, thumbnail
 from models.images.gate import Gate, at_once
 from models.locks import LOCK_SECONDS, locked
 from models.store.hardlinks import link_tree
-from models.store.staging import Staging, flush_all, flush_entries
+from models.store.staging import Staging, flush_all
 
 DEFAULT_FRACTIONS = Fractions(0.15, 0.15, 0)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from contracts.errors import DeadlineExceeded, Unavailable, ValidationFailed
+from contracts.files import flush_entries
 from contracts.inference.manifest import Manifest
 from models.processes import child_environment, module_command
 from models.store.manifest import DERIVED
-from models.store.staging import flush_entries
 from models.store.store import Store
 
 DerivedFormat = Literal["onnx", "tflite", "keras_h5", "weights_h5"]

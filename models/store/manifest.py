@@ -5,14 +5,13 @@ version. Every other file is listed with its hash, and no unlisted file may be p
 """
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from contracts.files import write_durably
 from contracts.inference.manifest import FileRecord, Manifest
-from models.store.staging import flush_entries
 
 MANIFEST = "manifest.json"
 DERIVED = "derived"
@@ -89,13 +88,7 @@ def find_problems(folder: Path) -> list[str]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file so that readers see either the old or the new content, never a part."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with draft.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
-    flush_entries(path.parent)
+    write_durably(path, text.encode(), mode=0o666)
 
 
 def _content(folder: Path) -> Iterable[Path]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from contracts.files import flush_entries
 from models.locks import locked, try_lock
 
 _FEW = 16
@@ -100,12 +101,3 @@ def _flush_file_system(path: Path) -> bool:
     finally:
         os.close(handle)
     return True
-
-
-def flush_entries(path: Path) -> None:
-    """Flush one file, or the entries of one folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

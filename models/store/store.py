@@ -28,6 +28,7 @@ from contracts.errors import (
     VersionNotFound,
 )
 from contracts.faces.erased_ids import list_of
+from contracts.files import flush_entries
 from contracts.inference.manifest import ALIAS_NAME, CHAMPION, MODEL_NAME, Draft, Manifest
 from contracts.suggestions import similar
 from contracts.wording import few
@@ -44,7 +45,7 @@ from models.store.manifest import (
     unreadable,
     write_manifest,
 )
-from models.store.staging import Staging, flush, flush_entries
+from models.store.staging import Staging, flush
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(MODEL_NAME)

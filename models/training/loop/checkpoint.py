@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from models.store.staging import flush_entries
+from contracts.files import flush_entries
 from models.training.loop.state import TrainingState
 
 _LOG = logging.getLogger(__name__)

@@ -1,0 +1,49 @@
+"""Files that survive a power cut: what was written before is on the disk, or nothing of it."""
+
+import os
+import secrets
+from pathlib import Path
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o600, replaces: bool = True) -> bool:
+    """Write a whole file, so that readers see the earlier content or this one, never a part.
+
+    Args:
+        path: In a folder that exists.
+        content: All of it.
+        mode: Of a new file, less the umask.
+        replaces: Whether to replace a file that is there.
+
+    Returns:
+        Whether it was written: False only if there is one that is not to be replaced.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if replaces:
+            part.replace(path)
+        else:
+            try:
+                path.hardlink_to(part)
+            except FileExistsError:
+                return False
+    finally:
+        part.unlink(missing_ok=True)
+    flush_entries(path.parent)
+    return True
+
+
+def flush_entries(path: Path) -> None:
+    """Flush one file, or the entries of one folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
