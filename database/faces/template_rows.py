@@ -11,6 +11,7 @@ from contracts.faces.faces import Quality
 from contracts.faces.subjects import EMBEDDING_SIZE, Template
 from contracts.queue.messages import Vector
 from database.crypto.envelope import MISSING_KEY_HELP, DataKey, DecryptionError, EnvelopeCipher
+from database.engine import advisory_lock
 from database.tables import (
     FaceFileRecord,
     FaceGalleryRecord,
@@ -19,6 +20,7 @@ from database.tables import (
 )
 
 _DTYPE = np.dtype("<f4")
+_LOCK = 0x0951_0010  # see `database.engine.advisory_lock`
 
 
 class Unreadable(NeedsOperator):
@@ -50,6 +52,9 @@ def increment_revision(session: Session) -> int:
     row = FaceGalleryRecord
     incremented = update(row).values(revision=row.revision + 1).returning(row.revision)
     revision = session.execute(incremented).scalar()
+    if revision is None:  # two first changes at the same moment would both add it
+        advisory_lock(session.connection(), _LOCK)
+        revision = session.execute(incremented).scalar()
     if revision is None:
         session.add(row(id=1, revision=1))
         session.flush()

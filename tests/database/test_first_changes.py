@@ -16,9 +16,10 @@ from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
 from database.deletion_clock import DeletionClock
-from database.engine import open_engine
+from database.engine import open_engine, writing
 from database.faces.face_policy import FacePolicy
 from database.faces.face_threshold import FaceThreshold
+from database.faces.template_rows import increment_revision
 from database.idempotency import IdempotencyKey
 from database.installation import adopt, home_id
 from database.keys import Keys
@@ -61,6 +62,16 @@ def test_the_first_change_of_a_setting_succeeds_for_all(
         return DeletionClock(own, now).now()
 
     assert len(at_once(url, act)) == PROCESSES
+
+
+def test_the_first_changes_of_the_gallery_succeed_for_all(url: str, engine: Engine) -> None:
+    """As when several people are erased before anyone was enrolled."""
+
+    def act(own: Engine) -> int:
+        with writing(own) as session:
+            return increment_revision(session)
+
+    assert sorted(at_once(url, act)) == list(range(1, PROCESSES + 1))
 
 
 def test_processes_that_start_together_agree_on_the_id(
