@@ -6,6 +6,10 @@ write-ahead log keeps the earlier pages until it is truncated.
 In PostgreSQL a vacuum frees the place of a deleted row without overwriting it, so the tables that
 hold personal data in plain are written anew, without the row. Its write-ahead log keeps the row
 until the segment is overwritten; archives, replicas and backups are the operator's responsibility.
+
+No request can read these tables while they are written. However many people are erased, by however
+many processes, one rewrite runs at a time, serves all erasures that have begun before it, and is
+followed by a rest in proportion to the time that it took.
 """
 
 import time
@@ -16,6 +20,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from database.engine import allow_statements
+from database.faces.privacy.erasures import REWRITTEN
 
 log = structlog.get_logger()
 
@@ -25,6 +30,26 @@ _OTHER_TABLES = "face_templates, face_files, face_events, face_devices, jobs"
 _WAIT_SECONDS = 2.0
 _LOCK_WAIT = "2s"  # requests for a table wait behind a vacuum that waits for it
 _VACUUM_SECONDS = 600
+_LOCK = 0x0951_0009  # see `database.engine.advisory_lock`
+_POLL_SECONDS = 0.25
+_RESTS = 4  # times as long as a rewrite took, so that readers wait for a fifth of the time at most
+_LONGEST_REST_SECONDS = 30.0
+_LEFT = """
+SELECT id FROM face_events WHERE kind = 'erasure' AND outcome = 'erasing' AND reason IS NULL
+"""
+_MARK = """
+UPDATE face_events SET reason = :rewritten WHERE id = ANY(:ids) AND outcome = 'erasing'
+"""
+_REST_LEFT = """
+SELECT (value ->> 'until')::float8 - extract(epoch FROM clock_timestamp())::float8
+FROM face_settings WHERE key = 'table_rewrite'
+"""
+_SET_REST = """
+INSERT INTO face_settings (key, value, updated_at)
+SELECT 'table_rewrite', json_build_object('until', extract(epoch FROM at) + :seconds), at
+FROM clock_timestamp() AS at
+ON CONFLICT (key) DO UPDATE SET value = excluded.value, updated_at = excluded.updated_at
+"""
 
 
 def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
@@ -42,6 +67,44 @@ def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
     except SQLAlchemyError as error:
         log.warning("vacuum_failed", error=type(error).__name__)
         return False
+
+
+def rewrite_for_erasures(engine: Engine) -> float:
+    """Write PostgreSQL's tables with names anew, if there are erasures that need it, and mark them.
+
+    Returns:
+        Seconds after which to try again: another process rewrites them, or a rest is due. 0.0 if no
+        unmarked erasure was left or the tables were rewritten, and also if that failed, which the
+        erasures tell (`Erasures.not_rewritten_among`).
+    """
+    try:
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            if not connection.scalar(text(f"SELECT pg_try_advisory_lock({_LOCK})")):
+                return _POLL_SECONDS
+            try:
+                return _rewrite_if_due(connection)
+            finally:
+                connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
+    except SQLAlchemyError as error:
+        log.warning("vacuum_failed", error=type(error).__name__)
+        return 0.0
+
+
+def _rewrite_if_due(connection: Connection) -> float:
+    ids = list(connection.scalars(text(_LEFT)))
+    if not ids:
+        return 0.0
+    # A longer rest is that of a clock that has been set back, or of a backup.
+    if 0 < (rest := connection.scalar(text(_REST_LEFT)) or 0.0) <= _LONGEST_REST_SECONDS:
+        return float(rest)
+    began = time.monotonic()
+    try:
+        if _vacuum(connection, rewrite=True):
+            connection.execute(text(_MARK), {"rewritten": REWRITTEN, "ids": ids})
+    finally:
+        rest = min(_RESTS * (time.monotonic() - began), _LONGEST_REST_SECONDS)
+        connection.execute(text(_SET_REST), {"seconds": rest})
+    return 0.0
 
 
 def _vacuum(connection: Connection, *, rewrite: bool) -> bool:

@@ -1,8 +1,11 @@
 """Everything that the face routes use, opened once with the other services."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import get_args
 
 import structlog
@@ -26,14 +29,17 @@ from database.faces.subjects import Subjects
 from database.faces.templates import Templates
 from database.installation import home_id
 from database.jobs.files import JobFiles
-from database.secure_delete import purge_deleted_rows
+from database.secure_delete import purge_deleted_rows, rewrite_for_erasures
 from service.faces.challenges import Challenges
 from service.faces.locks.lockout import Lockout
 from service.faces.tokens import Tokens
 from service.queue.append_only_file import rewrite_append_only_file
+from service.shared_check import SharedCheck
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
+
+_REWRITE_SECONDS = 20.0  # less than the deadline of a request, if it sends none
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class FaceServices:
         job_files: Where the uploads of enrollments are stored.
         redis: Whose append-only file is rewritten after an erasure; None if there is none.
         engine: The database, which is purged of deleted rows after an erasure.
+        rewrites: Of PostgreSQL's tables; erasures that wait for one share the next.
+        redis_rewrites: Of the append-only file, likewise.
     """
 
     repositories: FaceRepositories
@@ -55,6 +63,8 @@ class FaceServices:
     job_files: JobFiles
     redis: Redis | None
     engine: Engine
+    rewrites: SharedCheck
+    redis_rewrites: SharedCheck
 
     @property
     def subjects(self) -> Subjects:
@@ -96,9 +106,9 @@ class FaceServices:
         """Drop from memory what other processes erased."""
         await run_in_threadpool(self.search.refresh)
 
-    def purge_deleted_rows(self, *, rewrite: bool = False) -> bool:
+    def purge_deleted_rows(self) -> bool:
         """See `database.secure_delete`; blocks."""
-        return purge_deleted_rows(self.engine, rewrite=rewrite)
+        return purge_deleted_rows(self.engine)
 
     async def erase(self, subject_id: str) -> Erased:
         """Delete a subject and its files; the caller then calls `finish_erasures`.
@@ -126,14 +136,14 @@ class FaceServices:
     async def finish_erasures(self, subject_ids: Sequence[str]) -> None:
         """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
-        If the home is missing, the database's files still hold deleted rows, Redis does not answer,
-        or it keeps rewriting its file for too long, the erasures stay unfinished and the next
-        periodic run resumes them.
+        If the home is missing, the database's files still hold deleted rows, their turn to be
+        rewritten does not come in time, Redis does not answer, or it keeps rewriting its file for
+        too long, the erasures stay unfinished and the next periodic run resumes them.
         """
         if home_id(self.job_files.root.parent) is None:
             log.warning("erasure_unfinished", where="home")
             return
-        if not await run_in_threadpool(self._purge_after_erasure, subject_ids):
+        if not await self._purge_after_erasure(subject_ids):
             log.warning("erasure_unfinished", where="database")
             return
         try:
@@ -144,16 +154,21 @@ class FaceServices:
                     keys = [redis_keys.recent_clips(subject_id, each) for each in purposes]
                     await self.redis.delete(*keys)
             if self.redis is not None:
-                await rewrite_append_only_file(self.redis)
+                await self.redis_rewrites.refresh()
         except (RedisError, OSError, Unavailable) as error:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return
         await run_in_threadpool(self.erasures.finish, subject_ids)
 
-    def _purge_after_erasure(self, subject_ids: Sequence[str]) -> bool:
-        """Purge; tables are rewritten only if one of the erasures has not ended yet."""
-        unfinished = self.erasures.unfinished_among(subject_ids)
-        return self.purge_deleted_rows(rewrite=bool(unfinished))
+    async def _purge_after_erasure(self, subject_ids: Sequence[str]) -> bool:
+        """Purge; tables are rewritten only if one of the erasures still needs it."""
+        left = partial(self.erasures.not_rewritten_among, subject_ids)
+        if self.engine.dialect.name == "sqlite" or not await run_in_threadpool(left):
+            return await run_in_threadpool(self.purge_deleted_rows)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REWRITE_SECONDS):
+                await self.rewrites.refresh()
+        return not await run_in_threadpool(left)
 
     async def _remove_jobs(self, job_ids: Sequence[str]) -> None:
         removed = [
@@ -187,7 +202,15 @@ def open_face_services(
         job_files=job_files,
         redis=client,
         engine=engine,
+        rewrites=SharedCheck(partial(_rewrite_tables, engine)),
+        redis_rewrites=SharedCheck(partial(rewrite_append_only_file, client)),
     )
+
+
+async def _rewrite_tables(engine: Engine) -> None:
+    # Other processes rewrite too.
+    while rest := await run_in_threadpool(rewrite_for_erasures, engine):  # noqa: ASYNC110
+        await asyncio.sleep(rest)
 
 
 def _open_search(settings: Settings, engine: Engine, repositories: FaceRepositories) -> FaceSearch:

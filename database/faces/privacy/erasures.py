@@ -31,6 +31,8 @@ from database.tables import AnswerRecord, FaceEventRecord, JobRecord, SubjectRec
 SCOPE = "subject"
 """Scope of the Idempotency-Keys of requests that add subjects."""
 BEGUN, DONE = "erasing", "erased"
+REWRITTEN = "rewritten"
+"""Reason of an unfinished erasure whose rows no table of PostgreSQL holds any more."""
 _KIND = "erasure"
 _ROWS = 1000
 _DEVICE = "device of "
@@ -111,12 +113,19 @@ class Erasures:
 
     def unfinished_among(self, ids: Collection[str]) -> set[str]:
         """Those of `ids` whose erasure has begun and not ended."""
-        row, unfinished = FaceEventRecord, set[str]()
+        return self._among(ids, _unfinished())
+
+    def not_rewritten_among(self, ids: Collection[str]) -> set[str]:
+        """Those of `ids` whose erasure is unfinished, and waits for a rewrite of the tables."""
+        return self._among(ids, and_(_unfinished(), FaceEventRecord.reason.is_(None)))
+
+    def _among(self, ids: Collection[str], which: ColumnElement[bool]) -> set[str]:
+        row, found = FaceEventRecord, set[str | None]()
         with reading(self._engine) as session:
             for batch in batches(ids):
-                query = select(row.subject_id).where(row.subject_id.in_(batch), _unfinished())
-                unfinished |= {found for found in session.scalars(query) if found is not None}
-        return unfinished
+                query = select(row.subject_id).where(row.subject_id.in_(batch), which)
+                found.update(session.scalars(query))
+        return {subject_id for subject_id in found if subject_id is not None}
 
     def finish(self, subject_ids: Collection[str]) -> None:
         """Record that nothing is left of some subjects."""
@@ -124,7 +133,7 @@ class Erasures:
         for batch in batches(self.unfinished_among(subject_ids)):
             with writing(self._engine) as session:
                 unfinished = update(row).where(row.subject_id.in_(batch), _unfinished())
-                session.execute(unfinished.values(outcome=DONE))
+                session.execute(unfinished.values(outcome=DONE, reason=None))
 
 
 def erased(session: Session) -> list[str]:
@@ -177,7 +186,10 @@ def delete_traces(session: Session, subject_id: str, now: datetime) -> tuple[str
     session.execute(with_digests.values(digest=None, device=None))
     jobs = tuple(session.scalars(select(job.id).where(enrollments_of([subject_id]))))
     end_jobs(session, jobs, now)
-    session.execute(delete(answer).where(_answers_about([subject_id])))
+    answers = delete(answer).where(_answers_about([subject_id]))
+    if session.connection().execute(answers).rowcount:  # of a request during the erasure, if late
+        unfinished = update(event).where(event.subject_id == subject_id, _unfinished())
+        session.execute(unfinished.values(reason=None))
     for batch in batches(jobs):
         made = and_(answer.scope == "enrollment", JsonText(answer.body, "id").in_(batch))
         session.execute(delete(answer).where(made))

@@ -1,11 +1,13 @@
 """What PostgreSQL's files hold of an erased subject, and when an erasure may end."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, select, text
+from sqlalchemy.orm import Session
 
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
@@ -14,8 +16,8 @@ from database.faces.privacy.erasures import SCOPE
 from database.faces.repositories import FaceRepositories
 from database.idempotency import IdempotencyKey
 from database.migrations import upgrade
-from database.secure_delete import purge_deleted_rows
-from database.tables import Record
+from database.secure_delete import _LOCK, purge_deleted_rows, rewrite_for_erasures
+from database.tables import AnswerRecord, Record
 from tests.database.conftest import Clock
 
 TRACES = ("Zenobia of Palmyra", "passport-XQ7731", "zzmeta")
@@ -119,3 +121,72 @@ def test_a_vacuum_may_take_longer_than_a_request(engine: Engine) -> None:
     assert purge_deleted_rows(engine)
     assert purge_deleted_rows(engine, rewrite=True)
     assert seconds == ["10min"] * 3
+
+
+def rest_until(engine: Engine, moment: str) -> None:
+    value = f"json_build_object('until', extract(epoch FROM {moment}))"
+    with engine.begin() as connection:
+        connection.execute(
+            text(f"UPDATE face_settings SET value = {value} WHERE key = 'table_rewrite'")
+        )
+
+
+def test_a_rewrite_serves_all_erasures_that_have_begun(
+    faces: FaceRepositories, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other processes too: each reads the marks, and none rewrites for nothing."""
+    monkeypatch.setattr("database.secure_delete._RESTS", 1000)
+    ids = [add(faces, name, external_id=f"id of {name}") for name in ("Ada", "Bea", "Cid")]
+    for one in ids[:2]:
+        faces.subjects.erase(one)
+    assert faces.erasures.not_rewritten_among(ids) == set(ids[:2])
+    assert rewrite_for_erasures(engine) == 0
+    assert faces.erasures.not_rewritten_among(ids) == set()
+    assert faces.erasures.unfinished_among(ids) == set(ids[:2]), "until Redis has forgotten them"
+    assert b"id of Ada" not in heap(engine)
+    faces.subjects.erase(ids[2])
+    assert 0 < rewrite_for_erasures(engine) <= 30
+    assert faces.erasures.not_rewritten_among(ids) == {ids[2]}
+    rest_until(engine, "now() + interval '1 hour'")  # before the clock was set back
+    assert rewrite_for_erasures(engine) == 0
+    assert b"id of Cid" not in heap(engine)
+    faces.erasures.finish(ids)
+    assert faces.events.list(subject_id=ids[0]).items[0].reason is None
+
+
+def test_one_process_at_a_time_rewrites_the_tables(faces: FaceRepositories, engine: Engine) -> None:
+    faces.subjects.erase(add(faces, "Ada"))
+    with engine.connect() as other:
+        other.execute(text(f"SELECT pg_advisory_lock({_LOCK})"))
+        began = time.monotonic()
+        assert 0 < rewrite_for_erasures(engine) < 1
+        assert time.monotonic() - began < 1
+        other.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
+    assert rewrite_for_erasures(engine) == 0
+
+
+def test_what_is_deleted_after_the_rewrite_needs_another(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    """A response that was still being written when the person was erased."""
+    ada = add(faces, "Ada")
+    with Session(engine) as session:
+        answer = session.scalars(select(AnswerRecord)).one()
+        columns = {one.name: getattr(answer, one.name) for one in AnswerRecord.__table__.columns}
+    faces.subjects.erase(ada)
+    assert rewrite_for_erasures(engine) == 0
+    faces.subjects.erase_traces(ada)
+    assert faces.erasures.not_rewritten_among([ada]) == set()
+    with Session(engine) as session, session.begin():
+        session.add(AnswerRecord(**columns))
+    faces.subjects.erase_traces(ada)
+    assert faces.erasures.not_rewritten_among([ada]) == {ada}
+
+
+def test_a_failed_rewrite_is_followed_by_a_rest(faces: FaceRepositories, engine: Engine) -> None:
+    faces.subjects.erase(ada := add(faces, "Ada"))
+    with engine.begin() as reader:
+        reader.execute(text("LOCK TABLE subjects IN ROW EXCLUSIVE MODE"))
+        assert rewrite_for_erasures(engine) == 0
+        assert faces.erasures.not_rewritten_among([ada]) == {ada}
+    assert rewrite_for_erasures(engine) > 1
