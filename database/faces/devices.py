@@ -56,7 +56,7 @@ class FaceDevices:
                 return Device.model_validate(earlier.body)
             device = _registered(session, subject_id, device_id, public_key, now)
             if repeated:
-                body = device.model_dump(mode="json") | {"id": subject_id}
+                body = {"id": subject_id} | device.model_dump(mode="json")
                 remember(session, repeated, StoredResponse(201, body), now)
             return device
 

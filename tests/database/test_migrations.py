@@ -1,5 +1,6 @@
 """The steps make the tables that the code expects, once, whoever starts first."""
 
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +12,14 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, Unavailable
 from database.engine import open_engine, reachable
+from database.json_text import JsonText
 from database.migrations import _config, is_known, newest, upgrade
-from database.tables import Record, SubjectRecord
+from database.tables import AnswerRecord, Record, SubjectRecord
 
 ROOT = Path(__file__).parents[2]
 
@@ -105,6 +107,25 @@ def test_subjects_of_an_earlier_release_count_as_used_at_the_upgrade(empty_url: 
         assert row.last_used_at is not None
         assert before <= row.last_used_at <= datetime.now(UTC)
         assert (row.failures, row.consent, row.face_disabled_at) == (0, None, None)
+    engine.dispose()
+
+
+def test_a_response_with_a_nul_is_indexed(empty_url: str) -> None:
+    engine = open_engine(empty_url)
+    body = json.dumps({"id": "sub_a", "metadata": {"a": "\0"}})
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), "0009")
+        connection.execute(
+            text(
+                "INSERT INTO idempotency (key, scope, digest, status, body, created_at) "
+                "VALUES ('k', 'subject', 'd', 201, :body, '2026-01-01 00:00:00.000000')"
+            ),
+            {"body": body},
+        )
+    upgrade(empty_url)
+    with Session(engine) as session:
+        query = select(AnswerRecord.key).where(JsonText(AnswerRecord.body, "id") == "sub_a")
+        assert session.scalars(query).all() == ["k"]
     engine.dispose()
 
 

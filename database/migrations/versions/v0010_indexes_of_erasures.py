@@ -9,7 +9,9 @@ down_revision = "0009"
 
 def upgrade() -> None:
     if op.get_context().dialect.name == "postgresql":
-        answer, person = "(body ->> 'id')", "(request ->> 'subject_id')"
+        # Not by `->>`, which fails if there is a NUL in any text of the object.
+        answer = """substring(CAST(body AS text), '"id": ?"([^"]*)"')"""
+        person = """substring(CAST(request AS text), '"subject_id": ?"([^"]*)"')"""
     else:
         answer, person = "json_extract(body, '$.id')", "json_extract(request, '$.subject_id')"
     op.execute(f"CREATE INDEX idempotency_by_id ON idempotency ({answer})")

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, event
 
 from contracts.faces.subjects import NewEvent, NewSubject
 from contracts.settings import Settings
-from database.engine import open_engine
+from database.engine import open_engine, reading
 from database.faces.enrollments import failed_by_service
 from database.faces.privacy.erasures import SCOPE
 from database.faces.repositories import FaceRepositories
@@ -19,6 +19,7 @@ from database.idempotency import IdempotencyKey
 from database.installation import adopt
 from database.jobs.jobs import Jobs
 from database.migrations import upgrade
+from database.tables import AnswerRecord
 from tests.database.conftest import Clock
 
 
@@ -131,3 +132,16 @@ def test_no_transaction_that_writes_looks_at_all_jobs(
         jobs.purge(timedelta(days=1))
     assert not scans
     assert named not in {job.job.id for job in jobs.page().items}
+
+
+def test_a_nul_in_a_stored_response_lets_everybody_be_erased(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    """PostgreSQL stores it in a JSON column, but fails to read any field of that object."""
+    key, new = IdempotencyKey("ada", SCOPE, "digest"), NewSubject(name="Ada", metadata={"a": "\0"})
+    ada = str(faces.subjects.create(new, key=key)["id"])
+    bea = str(faces.subjects.create(NewSubject(name="Bea"))["id"])
+    for one in (bea, ada):
+        faces.subjects.erase(one)
+    with reading(engine) as session:
+        assert session.get(AnswerRecord, ("ada", SCOPE)) is None
