@@ -1,5 +1,6 @@
 """Files that survive a power cut: what was written before is on the disk, or nothing of it."""
 
+import errno
 import os
 import secrets
 from pathlib import Path
@@ -47,3 +48,30 @@ def flush_entries(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def require_room(folder: Path, size: int, kept: int) -> None:
+    """Check that a disk has room for a file, and some left for other work.
+
+    Args:
+        folder: On the disk; it need not exist yet.
+        size: Bytes of the file.
+        kept: Bytes that have to stay free.
+
+    Raises:
+        OSError: It has not, as if the disk were full.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    state = os.statvfs(folder)
+    if state.f_bavail * state.f_frsize < size + kept:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def has_room(folder: Path, size: int, kept: int) -> bool:
+    """As `require_room`."""
+    try:
+        require_room(folder, size, kept)
+    except OSError:
+        return False
+    return True

@@ -195,8 +195,8 @@ class Settings(BaseSettings):
     min_free_disk_bytes: int = Field(
         512 * MIB,
         ge=0,
-        description="Bytes of disk space that dataset imports, and jobs that make images, leave "
-        "free.",
+        description="Bytes of disk space that dataset imports, trainings, conversions and jobs "
+        "that make images leave free.",
     )
     default_timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of requests without an X-Timeout-Ms header."

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from contracts.errors import DeadlineExceeded, Unavailable, ValidationFailed
-from contracts.files import flush_entries
+from contracts.files import flush_entries, require_room
 from contracts.inference.manifest import Manifest
 from models.processes import child_environment, module_command
 from models.store.manifest import DERIVED
@@ -55,12 +55,14 @@ def convert(
     kind: DerivedFormat,
     *,
     memory_bytes: int = 6 * GIB,
+    kept_bytes: int = 0,
     timeout: float = 600.0,
 ) -> Path:
     """Return the converted file of a version, converting it first if necessary.
 
     Args:
         memory_bytes: Limit of the child process's data segment.
+        kept_bytes: Of the disk, which the file leaves free.
         timeout: Seconds to wait, first for another process that converts the same version and
             then for this conversion.
 
@@ -77,10 +79,12 @@ def convert(
         return path
     with store.lock(f"convert-{model}-{version}-{kind}", timeout=timeout):
         if not path.is_file():
+            folder = path.parent.parent
+            require_room(folder, (folder / "model.keras").stat().st_size, kept_bytes)
             path.parent.mkdir(exist_ok=True)
             draft = path.with_name(f".{path.name}")
             try:
-                _run_child(kind, path.parent.parent, draft, memory_bytes, timeout)
+                _run_child(kind, folder, draft, memory_bytes, timeout)
                 flush_entries(draft)
                 draft.replace(path)
             finally:

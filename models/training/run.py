@@ -369,7 +369,11 @@ class _Run:
 def _environment(settings: Settings) -> TrainingEnvironment:
     return TrainingEnvironment(
         weights=Weights.of(settings),
-        cache=FeatureCache(settings.features_home, settings.feature_cache_mb * MIB),
+        cache=FeatureCache(
+            settings.features_home,
+            settings.feature_cache_mb * MIB,
+            kept_bytes=settings.min_free_disk_bytes,
+        ),
         max_pixels=settings.max_image_pixels,
         threads=settings.job_threads,
         checkpoint_seconds=settings.checkpoint_seconds,

@@ -26,7 +26,8 @@ def require_disk(settings: Settings, needed: int = 0) -> None:
     Raises:
         DiskUnusable: The disk is full, or the model store cannot be written to.
     """
-    _require_free(settings, needed + _SMALL)
+    kept = settings.min_free_disk_bytes if needed else 0
+    _require_free(settings, needed + max(kept, _SMALL))
     if needed:
         _require_writable(settings.store_home)
 

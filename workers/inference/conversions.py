@@ -27,10 +27,17 @@ _MAX_WAITING = 16
 
 
 class ConversionRunner:
-    """Runs conversions one after the other."""
+    """Runs conversions one after the other.
 
-    def __init__(self, store: Store, client: "redis.Redis") -> None:
+    Args:
+        store: Where the versions are.
+        client: Holds the state of each conversion.
+        kept_bytes: Of the disk, which they leave free.
+    """
+
+    def __init__(self, store: Store, client: "redis.Redis", kept_bytes: int = 0) -> None:
         self._store = store
+        self._kept_bytes = kept_bytes
         self._client = client
         self._waiting: Queue[tuple[str, int, DerivedFormat]] = Queue(_MAX_WAITING)
         # A daemon: a stopping worker does not wait for it, and its child process ends too.
@@ -63,7 +70,7 @@ class ConversionRunner:
         self, model: str, version: int, kind: DerivedFormat, failures: list[OpsinError]
     ) -> None:
         try:
-            convert(self._store, model, version, kind)
+            convert(self._store, model, version, kind, kept_bytes=self._kept_bytes)
         except OpsinError as error:
             failures.append(error)
         except Exception as error:

@@ -266,7 +266,8 @@ class Worker:
             consents=Consents.of(self._settings, engine),
             metrics=self._metrics,
         )
-        conversions = ConversionRunner(self._store, self._client)
+        kept = self._settings.min_free_disk_bytes
+        conversions = ConversionRunner(self._store, self._client, kept)
 
         @self._app.task(name=redis_keys.TASK_BATCH)  # type: ignore[untyped-decorator]
         def run_queue(

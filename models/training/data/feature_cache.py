@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from contracts.files import require_room
+
 Features = npt.NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
@@ -33,11 +35,13 @@ class FeatureCache:
     Args:
         root: Created on first use. Several processes may share it.
         limit_bytes: Maximum size of all shards together.
+        kept_bytes: Of the disk, which are left free for other work.
     """
 
-    def __init__(self, root: Path, limit_bytes: int = 4 * 1024**3) -> None:
+    def __init__(self, root: Path, limit_bytes: int = 4 * 1024**3, *, kept_bytes: int = 0) -> None:
         self._root = root
         self.limit_bytes = limit_bytes
+        self.kept_bytes = kept_bytes
 
     def read(
         self, namespace: str, keys: Sequence[bytes], into: npt.NDArray[np.float32]
@@ -61,11 +65,12 @@ class FeatureCache:
         return hits
 
     def write(self, namespace: str, keys: Sequence[bytes], features: Features) -> None:
-        """Store features (n, …), row i for key i. If the disk is full, they are not cached."""
+        """Store features (n, …), row i for key i, unless the disk has no room for them."""
         name = uuid.uuid4().hex
         temporary = self._root / namespace / f".{name}.tmp"
         raw = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         try:
+            require_room(self._root, features.nbytes, self.kept_bytes)
             temporary.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 np.savez(file, keys=raw, features=features)

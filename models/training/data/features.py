@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from contracts.files import require_room
 from contracts.training.training_options import Augmentation
 from models.datasets.dataset import Example
 from models.export.signatures import Blueprint
@@ -78,11 +79,15 @@ class FeatureExtractor:
             scratch: A folder for arrays that do not fit into memory.
             on_progress: Called with the number of images finished since the last call; may raise.
             on_cached: Called with the number of those that needed no computation, before that.
+
+        Raises:
+            OSError: The disk has no room for the arrays besides what is kept free.
         """
         namespace = _namespace(self.cut, self.blueprint, self.precision)
         views = []
         for view in range(1 + self.views):
-            features = _allocate((len(images), *self.shape), scratch / f"{namespace}-{view}.npy")
+            path = scratch / f"{namespace}-{view}.npy"
+            features = _allocate((len(images), *self.shape), path, self.cache.kept_bytes)
             self._fill(
                 features, images, view, namespace, on_progress=on_progress, on_cached=on_cached
             )
@@ -229,10 +234,12 @@ def _key(example: Example, view: int, augmentation: Augmentation) -> bytes:
     return hashlib.sha256(image + f"{view}{augmentation.model_dump_json()}".encode()).digest()
 
 
-def _allocate(shape: tuple[int, ...], path: Path) -> Features:
+def _allocate(shape: tuple[int, ...], path: Path, kept: int) -> Features:
     """An uninitialized array, backed by a file if it is large."""
-    if 4 * int(np.prod(shape)) <= _MEMORY_BYTES:
+    size = 4 * int(np.prod(shape))
+    if size <= _MEMORY_BYTES:
         return np.empty(shape, np.float32)
+    require_room(path.parent, size, kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     # Reserve the blocks now, when a full disk raises an error; later it would be a SIGBUS.

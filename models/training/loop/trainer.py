@@ -8,7 +8,9 @@ the same `work.folder`, it resumes from its last checkpoint and ends with the sa
 
 import contextlib
 import hashlib
+import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,8 +19,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from contracts.files import has_room
 from contracts.inference.manifest import Provenance
-from contracts.settings import MAX_IMAGE_PIXELS
+from contracts.settings import MAX_IMAGE_PIXELS, MIB
 from contracts.training.trainings import Phase, TrainingRequest
 from contracts.work import Work
 from models.datasets.dataset import SPLITS, Dataset, Split
@@ -71,6 +74,10 @@ from models.training.report.filter_recorder import FilterRecorder, response_of
 from models.training.trained import Evaluation, TrainedModel
 from models.training.validation import check_dataset, check_network
 from models.weights.catalog import Weights
+
+_LOG = logging.getLogger(__name__)
+
+_FEATURES = "features"  # of frozen bases, if they do not fit into memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ def train(
         costs = {name: stage.units * stage.default for name, stage in stages.items()}
         progress = ProgressReporter(work, costs)
     with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, work.folder / _FEATURES, ignore_errors=True)
         with progress.during("build"):
             training = _Training(
                 request, dataset, work, environment, stack, progress=progress, log=log
@@ -272,7 +280,7 @@ class _Training:
         exact = self._evaluation_extractor(extractor)
         features: dict[Split, Source] = {}
         for split in SPLITS:
-            folder = self.work.folder / "features" / split
+            folder = self.work.folder / _FEATURES / split
             views = (extractor if split == "train" else exact).extract(
                 self.images[split], folder, on_progress, on_cached
             )
@@ -299,8 +307,13 @@ class _Training:
             precision,
         )
         # Features larger than the cache would be computed, written and evicted again.
-        fits = extractor.size(len(self.dataset.examples)) <= self.environment.cache.limit_bytes
-        return extractor if fits else None
+        size, cache = extractor.size(len(self.dataset.examples)), self.environment.cache
+        if size > cache.limit_bytes:
+            return None
+        if not has_room(self.work.folder, size, cache.kept_bytes):
+            _LOG.warning("no room on the disk for features of %d MB", size // MIB)
+            return None
+        return extractor
 
     def _evaluation_extractor(self, extractor: FeatureExtractor) -> FeatureExtractor:
         """The extractor for validation and test images: no views, and in float32."""

@@ -139,6 +139,12 @@ def test_a_full_disk_is_no_lack_of_memory(tmp_path: Path, monkeypatch: pytest.Mo
     assert caught.value.errno == errno.ENOSPC
 
 
+def test_a_conversion_leaves_room_on_the_disk(store: Store) -> None:
+    derived_path(store, "digits", 1, "tflite").unlink(missing_ok=True)
+    with pytest.raises(OSError, match="No space left"):
+        convert(store, "digits", 1, "tflite", kept_bytes=10**18)
+
+
 def test_saved_model_is_downloaded_as_a_zip(
     store: Store, expected: np.ndarray, tmp_path: Path
 ) -> None:

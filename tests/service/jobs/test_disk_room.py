@@ -23,6 +23,10 @@ def test_room_for_a_version_is_required(tmp_path: Path) -> None:
     with pytest.raises(DiskUnusable, match=r"has \d+ MB left, and this job needs about \d+"):
         require_disk(settings(tmp_path), 10**18)
     assert list((tmp_path / "store").iterdir()) == []
+    nearly_full = settings(tmp_path).model_copy(update={"min_free_disk_bytes": 10**18})
+    require_disk(nearly_full)
+    with pytest.raises(DiskUnusable):
+        require_disk(nearly_full, MIB)
 
 
 def test_store_must_be_writable(tmp_path: Path) -> None:

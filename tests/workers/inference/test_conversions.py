@@ -17,7 +17,7 @@ from workers.inference import conversions
 def test_a_disk_that_cannot_be_written_to_is_named(
     fault: int, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> NoReturn:
+    def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(fault, "no")
 
     monkeypatch.setattr(conversions, "convert", fail)

@@ -54,6 +54,12 @@ def test_full_disk_is_not_an_error(tmp_path: Path) -> None:
     assert read(cache, 1)[1] == [True]
 
 
+def test_the_cache_leaves_room_on_the_disk(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, kept_bytes=10**18)
+    cache.write(NAMESPACE, keys(1), features(1))
+    assert read(cache, 1)[1] == [False]
+
+
 def test_least_recently_used_shards_are_evicted(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path)
     for number in (1, 2, 3):

@@ -1,12 +1,15 @@
 """The precision of a frozen base."""
 
+import errno
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from contracts.training.training_options import Augmentation
 from contracts.training.trainings import TrainingRequest
 from models.networks.precision import has_bfloat16
-from models.training.data.features import _namespace, compile_trunk
+from models.training.data.features import _allocate, _namespace, compile_trunk
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
 from models.training.loop.network_defaults import blueprint_of
@@ -38,6 +41,18 @@ def test_bfloat16_features_are_close_and_deterministic(network: str) -> None:
     namespaces = {_namespace(cut, blueprint, precision) for precision in ("float32", "bfloat16")}
     assert len(namespaces) == 2, "the cache must not mix them up"
     assert {layer.dtype_policy.name for layer in cut.trunk.layers} == {"float32"}
+
+
+def test_a_large_array_leaves_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.data.features._MEMORY_BYTES", 0)
+    path = tmp_path / "features/train/a.npy"
+    with pytest.raises(OSError, match="No space left") as caught:
+        _allocate((4, 8), path, 10**18)
+    assert caught.value.errno == errno.ENOSPC
+    assert not path.exists()
+    assert _allocate((4, 8), path, 0).shape == (4, 8)
 
 
 def test_mixed_precision_can_be_turned_off() -> None:

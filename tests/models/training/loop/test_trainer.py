@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -262,6 +263,36 @@ def test_only_training_images_have_views(
     monkeypatch.setattr(FeatureExtractor, "extract", recording)
     train(small_request(**STRATEGIES["frozen augmented"]), dataset, work, environment)
     assert views == [(20, 2), (8, 0), (8, 0)]
+
+
+def test_features_in_files_are_deleted_at_the_end(
+    dataset: Dataset,
+    work: RecordingWork,
+    environment: TrainingEnvironment,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[int] = []
+    fallocate = os.posix_fallocate
+
+    def recording(descriptor: int, start: int, size: int) -> None:
+        made.append(size)
+        fallocate(descriptor, start, size)
+
+    monkeypatch.setattr("models.training.data.features._MEMORY_BYTES", 0)
+    monkeypatch.setattr(os, "posix_fallocate", recording)
+    train(small_request(**FROZEN), dataset, work, environment)
+    assert len(made) == 3
+    assert not (work.folder / "features").exists()
+
+
+def test_features_leave_room_on_the_disk(
+    dataset: Dataset, work: RecordingWork, environment: TrainingEnvironment, tmp_path: Path
+) -> None:
+    """They are computed anew in each epoch instead."""
+    full = FeatureCache(tmp_path / "none", kept_bytes=10**18)
+    trained = train(small_request(**FROZEN), dataset, work, replace(environment, cache=full))
+    assert trained.history
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.slow
