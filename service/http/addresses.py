@@ -25,6 +25,16 @@ def network_of(host: str) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
+_ADDRESSES = b"x-forwarded-for"
+
+
+def without_quotes(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with plain addresses: some proxies quote what has a colon, uvicorn does not."""
+    return [
+        (name, value.replace(b'"', b"") if name == _ADDRESSES else value) for name, value in headers
+    ]
+
+
 class TrustedProxies:
     """The proxies whose headers count, as uvicorn tells them.
 
@@ -42,7 +52,7 @@ class TrustedProxies:
 
     def network_behind(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """The network of the client that a trusted proxy sent these headers for; "" if unknown."""
-        values = [value for name, value in headers if name == b"x-forwarded-for"]
+        values = [value for name, value in without_quotes(headers) if name == _ADDRESSES]
         if not values:
             return ""
         sent = b", ".join(values).decode("latin-1")

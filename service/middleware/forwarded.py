@@ -14,6 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from contracts.public_paths import PREFIX, is_prefix
 from contracts.settings import Settings
+from service.http.addresses import without_quotes
 
 _HEADER = b"x-forwarded-prefix"
 
@@ -52,6 +53,8 @@ class Forwarded:
         client = scope.get("client")
         is_trusted = client is not None and client[0] in self._addresses.trusted_hosts
         prefix = (prefix_of(scope["headers"]) if is_trusted else "") or self._root_path
+        if is_trusted:
+            scope = dict(scope) | {"headers": without_quotes(scope["headers"])}
         token = PREFIX.set(prefix)
         try:
             await self._addresses(scope, receive, send)  # type: ignore[arg-type] # as above
