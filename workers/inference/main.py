@@ -170,6 +170,7 @@ class Worker:
             heartbeat=self.heartbeat,
             max_trained=settings.trained_models,
             base_of=loader.base_of,
+            available=available_bytes,
             metrics=metrics,
         )
         self._batcher = self._make_batcher()

@@ -8,6 +8,7 @@ it is ready. A version that has lost its last alias stays for as long as an API 
 send images to it. All of this happens in one thread, so no request ever waits for it.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from typing import Protocol
 
 import structlog
 
-from contracts.errors import OpsinError
+from contracts.errors import OpsinError, Unavailable
 from contracts.garbage import collect_all
 from contracts.inference.manifest import CHAMPION
 from contracts.metrics.registry import Metrics
 from contracts.queue.heartbeat import HeldModel
+from contracts.settings import MIB
 from models.catalog import CATALOG
 from models.store.store import Store
 from workers.inference.loaded_models import LoadedModels, Predictor, group_of
@@ -30,6 +32,9 @@ log = structlog.get_logger()
 RECONCILE_SECONDS = 0.3
 # An API process reads the heartbeats every half second; then it may still have images to decode.
 GRACE_SECONDS = 3.0
+# Loading a version takes so many times its file, unless it shares a base; besides, so much has to
+# stay free for requests.
+COPIES, SPARE_BYTES = 3, 256 * MIB
 # A head takes about a hundredth of the memory of a base, and time to load.
 HEADS_AS_ONE = 16
 # A version that failed to load is tried again, since a disk or memory may have been full: after the
@@ -85,6 +90,8 @@ class ModelManager:
             One that shares its base with another counts as a sixteenth.
         base_of: Says which base a version shares; None if that is unknown, or if what it does not
             share takes much memory.
+        available: Bytes of memory that this process could still take. A trained version for which
+            there is too little is not loaded, rather than that the process is killed for it.
         clock: Monotonic seconds.
         metrics: Count what is loaded and dropped.
     """
@@ -100,6 +107,7 @@ class ModelManager:
         heartbeat: ReportState,
         max_trained: int = 32,
         base_of: Callable[[str, int], str | None] = lambda _model, _version: None,
+        available: Callable[[], float] = lambda: math.inf,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
@@ -115,6 +123,7 @@ class ModelManager:
         self._base_of = base_of
         self._bases: dict[tuple[str, int], str] = {}
         self._found: dict[tuple[str, int], str | None] = {}
+        self._available = available
         self._clock = clock
         self._missing = {name: HeldModel(name=name, state="loading") for name in configured}
         self._partial: dict[str, str] = {}
@@ -257,6 +266,8 @@ class ModelManager:
         self.report()
         began = time.monotonic()
         try:
+            if model in self._trained:
+                self._require_memory(model, version)
             self._loaded.add(model, self._load_model(model, version))
         except OpsinError as error:
             self._fail(model, version, error.detail)
@@ -273,6 +284,17 @@ class ModelManager:
             log.info("version_loaded", model=model, version=version, seconds=seconds)
         finally:
             self._loading = None
+
+    def _require_memory(self, model: str, version: int) -> None:
+        needed, file = SPARE_BYTES, self._store.path(model, version) / "model.keras"
+        if self._base_of(model, version) is None and file.is_file():
+            needed += COPIES * file.stat().st_size
+        if (available := self._available()) < needed:
+            raise Unavailable(
+                f"Memory: the worker could take {available / MIB:.0f} MB more, and version "
+                f"{version} with what has to stay free needs {needed / MIB:.0f}. Delete aliases "
+                "that are not needed, lower OPSIN_TRAINED_MODELS, or give the worker more memory."
+            )
 
     def _fail(self, model: str, version: int, reason: str) -> None:
         before = self._failed.get((model, version))

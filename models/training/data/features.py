@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from models.training.loop.freezing import Cut
 
 BATCH = 32
 _SHARD_BYTES = 16 * 1024**2
-_MEMORY_BYTES = 512 * 1024**2  # larger arrays are memory-mapped files
+MEMORY_BYTES = 512 * 1024**2  # of all arrays of a training; larger ones are memory-mapped files
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class FeatureExtractor:
         forward: The compiled trunk; see `compile_trunk`.
         views: Number of augmented views of each image, besides the image itself.
         precision: What `forward` computes in.
+        in_files: Whether all arrays are files, because together they are too large for memory.
     """
 
     cut: Cut
@@ -55,6 +57,7 @@ class FeatureExtractor:
     forward: Callable[..., Any]
     views: int = 0
     precision: Precision = "float32"
+    in_files: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -87,7 +90,11 @@ class FeatureExtractor:
         views = []
         for view in range(1 + self.views):
             path = scratch / f"{namespace}-{view}.npy"
-            features = _allocate((len(images), *self.shape), path, self.cache.kept_bytes)
+            shape = len(images), *self.shape
+            if self.in_files:
+                features = _mapped(shape, path, self.cache.kept_bytes)
+            else:
+                features = np.empty(shape, np.float32)
             self._fill(
                 features, images, view, namespace, on_progress=on_progress, on_cached=on_cached
             )
@@ -234,12 +241,11 @@ def _key(example: Example, view: int, augmentation: Augmentation) -> bytes:
     return hashlib.sha256(image + f"{view}{augmentation.model_dump_json()}".encode()).digest()
 
 
-def _allocate(shape: tuple[int, ...], path: Path, kept: int) -> Features:
-    """An uninitialized array, backed by a file if it is large."""
-    size = 4 * int(np.prod(shape))
-    if size <= _MEMORY_BYTES:
+def _mapped(shape: tuple[int, ...], path: Path, kept: int) -> Features:
+    """An uninitialized array that is backed by a file."""
+    if not prod(shape):
         return np.empty(shape, np.float32)
-    require_room(path.parent, size, kept)
+    require_room(path.parent, 4 * prod(shape), kept)
     path.parent.mkdir(parents=True, exist_ok=True)
     array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     # Reserve the blocks now, when a full disk raises an error; later it would be a SIGBUS.

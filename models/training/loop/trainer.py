@@ -29,7 +29,7 @@ from models.images.decode import InputSpec
 from models.store.labels import Label
 from models.store.store import Store
 from models.training.data.feature_cache import FeatureCache
-from models.training.data.features import FeatureExtractor, compile_trunk
+from models.training.data.features import MEMORY_BYTES, FeatureExtractor, compile_trunk
 from models.training.data.image_loader import ImageLoader
 from models.training.data.sources import (
     FeatureSource,
@@ -313,7 +313,7 @@ class _Training:
         if not has_room(self.work.folder, size, cache.kept_bytes):
             _LOG.warning("no room on the disk for features of %d MB", size // MIB)
             return None
-        return extractor
+        return replace(extractor, in_files=size > MEMORY_BYTES)
 
     def _evaluation_extractor(self, extractor: FeatureExtractor) -> FeatureExtractor:
         """The extractor for validation and test images: no views, and in float32."""

@@ -1,5 +1,6 @@
 """What is loaded, activated and evicted as the aliases of a real store move."""
 
+import math
 import os
 import weakref
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from workers.inference.model_manager import (
     GRACE_SECONDS,
     LAST_RETRY_SECONDS,
     METRICS_SECONDS,
+    SPARE_BYTES,
     ModelManager,
 )
 
@@ -76,6 +78,7 @@ class ManagedPets:
     undivided: set[str] = field(default_factory=set)
     """Models that turn out to share nothing."""
     reports: list[tuple[HeldModel, ...]] = field(default_factory=list)
+    available: float = math.inf
 
     def __post_init__(self) -> None:
         self.loaded = LoadedModels()
@@ -90,6 +93,7 @@ class ManagedPets:
             clock=lambda: self.now,
             max_trained=2,
             base_of=lambda model, _version: self.bases.get(model),
+            available=lambda: self.available,
             metrics=self.metrics,
         )
 
@@ -280,6 +284,22 @@ def test_trained_model_is_loaded_without_being_configured(pets: ManagedPets) -> 
     assert pets.loaded.versions("made-here") == []
     pets.manager.reconcile()
     assert {one.name for one in pets.reports[-1]} == {"pets"}
+
+
+def test_a_trained_version_is_not_loaded_without_memory_for_it(pets: ManagedPets) -> None:
+    """Otherwise the process would be killed for it, again and again."""
+    pets.publish("made-here")
+    pets.store.promote("made-here", 1)
+    pets.available = SPARE_BYTES - 1
+    pets.after(1)
+    assert pets.loaded.versions("pets") == [1], "what is configured is loaded all the same"
+    assert pets.loaded.versions("made-here") == []
+    (state,) = [model for model in pets.reports[-1] if model.name == "made-here"]
+    assert state.state == "unavailable"
+    assert "Memory" in (state.reason or "")
+    pets.available = SPARE_BYTES + 10**6
+    pets.after(FIRST_RETRY_SECONDS)
+    assert pets.loaded.versions("made-here") == [1]
 
 
 def test_trained_models_promoted_longest_ago_are_evicted(pets: ManagedPets) -> None:

@@ -278,7 +278,7 @@ def test_features_in_files_are_deleted_at_the_end(
         made.append(size)
         fallocate(descriptor, start, size)
 
-    monkeypatch.setattr("models.training.data.features._MEMORY_BYTES", 0)
+    monkeypatch.setattr("models.training.loop.trainer.MEMORY_BYTES", 0)
     monkeypatch.setattr(os, "posix_fallocate", recording)
     train(small_request(**FROZEN), dataset, work, environment)
     assert len(made) == 3
