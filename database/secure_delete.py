@@ -70,7 +70,7 @@ def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
 
 
 def rewrite_for_erasures(engine: Engine) -> float:
-    """Write PostgreSQL's tables with names anew, if there are erasures that need it, and mark them.
+    """Rewrite PostgreSQL's tables that hold names, if erasures need it, and mark those erasures.
 
     Returns:
         Seconds after which to try again: another process rewrites them, or a rest is due. 0.0 if no

@@ -1,4 +1,4 @@
-"""What clients and operators are told if Redis does not do what it is asked."""
+"""What clients and operators are told when Redis refuses a command or does not answer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

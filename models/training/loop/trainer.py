@@ -132,6 +132,7 @@ def train(
         costs = {name: stage.units * stage.default for name, stage in stages.items()}
         progress = ProgressReporter(work, costs)
     with contextlib.ExitStack() as stack:
+        shutil.rmtree(work.folder / _FEATURES, ignore_errors=True)  # of an attempt that was killed
         stack.callback(shutil.rmtree, work.folder / _FEATURES, ignore_errors=True)
         with progress.during("build"):
             training = _Training(
@@ -310,10 +311,11 @@ class _Training:
         size, cache = extractor.size(len(self.dataset.examples)), self.environment.cache
         if size > cache.limit_bytes:
             return None
-        if not has_room(self.work.folder, size, cache.kept_bytes):
+        in_files = size > MEMORY_BYTES
+        if in_files and not has_room(self.work.folder, size, cache.kept_bytes):
             _LOG.warning("no room on the disk for features of %d MB", size // MIB)
             return None
-        return replace(extractor, in_files=size > MEMORY_BYTES)
+        return replace(extractor, in_files=in_files)
 
     def _evaluation_extractor(self, extractor: FeatureExtractor) -> FeatureExtractor:
         """The extractor for validation and test images: no views, and in float32."""

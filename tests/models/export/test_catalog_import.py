@@ -157,4 +157,4 @@ def test_an_import_that_was_killed_before_the_promotion_is_completed(
 
     assert imported() == {"champion": version}
     store.drop_alias("squeezenet", "champion")
-    assert imported() == {}, "whoever deleted the alias meant it"
+    assert imported() == {}, "the alias was deleted on purpose"

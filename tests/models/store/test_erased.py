@@ -93,7 +93,7 @@ def test_a_model_that_has_not_changed_for_long_is_read_again(
     (tmp_path / FILE).write_text(f"{ADA}\n")
     after = before.refreshed(store, [])
     assert {*after.get("door").versions} == {1}
-    assert after.get("pets") is before.get("pets"), "the models of nobody are not read again"
+    assert after.get("pets") is before.get("pets"), "a model trained on nobody is not read again"
 
 
 def test_the_rest_of_a_list_that_has_grown_is_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import keras
 import numpy as np
@@ -286,9 +287,15 @@ def test_features_in_files_are_deleted_at_the_end(
 
 
 def test_features_leave_room_on_the_disk(
-    dataset: Dataset, work: RecordingWork, environment: TrainingEnvironment, tmp_path: Path
+    dataset: Dataset,
+    work: RecordingWork,
+    environment: TrainingEnvironment,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They are computed anew in each epoch instead."""
+    """They are recomputed in each epoch instead."""
+    monkeypatch.setattr("models.training.loop.trainer.MEMORY_BYTES", 0)
+    monkeypatch.setattr(FeatureExtractor, "extract", MagicMock(side_effect=AssertionError))
     full = FeatureCache(tmp_path / "none", kept_bytes=10**18)
     trained = train(small_request(**FROZEN), dataset, work, replace(environment, cache=full))
     assert trained.history
