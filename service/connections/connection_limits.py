@@ -37,7 +37,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contracts.settings import Settings
-from service.connections.eviction import to_evict
+from service.connections.eviction import RefusedNetworks, to_evict
 from service.connections.framing import Framing
 from service.connections.half_closed import has_peer_gone
 from service.connections.joined_writes import JoinedWrites
@@ -73,6 +73,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     max_unread = MAX_UNREAD_BYTES
     proxies = TrustedProxies()  # whose connections belong to many clients
     lines = LineLimit()
+    refused = RefusedNetworks()
     turns = Turns()
     flow: HeldFlow
 
@@ -87,6 +88,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._at = 0
         self._awaits_turn = False  # to begin the next request, or to parse more
         self._context = contextvars.copy_context()  # not that of a request, for the next one
+        self.is_queued = False  # its request has not begun
         self._running: RequestResponseCycle | None = None  # `cycle` is the last one of `pipeline`
         self._received = b""  # the slice that is being parsed
         self._again = b""  # what has to be parsed after it
@@ -252,12 +254,13 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.turns.begins_now(self.loop):
             super()._start_asgi_task(cycle, app)
         else:
+            self.is_queued = True
             begin = partial(self._begin, cycle, app)
             forwarded = self.proxies.network_behind(self.headers) if self.is_proxied else ""
             self.turns.add(self.loop, forwarded or self.network, begin, self._context)
 
     def _begin(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
+        self._running, self.is_queued = cycle, False
         if not self.transport.is_closing():
             super()._start_asgi_task(cycle, app)
 
@@ -437,10 +440,15 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> bool:
         """Close other connections for this one; False if none may be closed."""
+        now = self.loop.time()
+        if self.refused.has(self.network, now):
+            return False
         known = [c for c in self.connections if isinstance(c, TimeoutProtocol) and c is not self]
         evicted = to_evict(self, known, self.max_connections)
         for connection in evicted or ():
             connection._evict()
+        if evicted == []:
+            self.refused.add(self.network, now)
         return evicted is None or bool(evicted)
 
     @property
@@ -478,7 +486,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _evict(self) -> None:
         if self.unread:
             self._abort("keeps the rest of its answer unread")
-        elif self._in_head and self._head_bytes and self.is_idle:
+        elif self.is_queued or (self._in_head and self._head_bytes and self.is_idle):
             self._refuse(503, "All connections are in use. Retry soon.")
         elif self.is_idle:
             self.transport.close()
@@ -496,7 +504,8 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, detail: str, request_id: str | None = None) -> None:
         """Respond before there is a request that the application could respond to."""
-        is_of_this_request = self._in_body and not (self.pipeline or self.cycle.response_started)
+        is_unanswered = self._in_body or self.is_queued
+        is_of_this_request = is_unanswered and not (self.pipeline or self.cycle.response_started)
         if not (self.is_idle or is_of_this_request):
             # It would be taken for the response to the previous request.
             self._abort("sends its next request")
@@ -521,5 +530,6 @@ def protocol_class(settings: Settings) -> type[TimeoutProtocol]:
         min_rate = settings.min_upload_rate
         max_connections = settings.max_connections
         proxies = TrustedProxies(settings.trusted_proxies)
+        refused = RefusedNetworks()
 
     return ConfiguredProtocol

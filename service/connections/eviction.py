@@ -1,7 +1,8 @@
 """Which connections are closed for the next one, when all are in use.
 
 Some of the address that has most of the least important ones: those whose last answer is not read,
-then those that wait for a head, then idle ones, then unfinished bodies and unread answers.
+then those that wait for a head, then idle ones, then requests that have not begun, then unfinished
+bodies and unread answers. An address that has more than a quarter of all closes only its own.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -9,8 +10,9 @@ from typing import Protocol, TypeVar
 
 from service.connections.descriptors import LEAVING_SHARE
 
-_GREEDY_SHARE = 4  # one in so many connections may have slow bodies, whoever else comes
+_GREEDY_SHARE = 4  # one in so many connections may be slow, whoever else comes
 _EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
+_REFUSED_SECONDS = 0.1  # for which nobody looks for an address again, where nothing was found
 
 
 class Connection(Protocol):
@@ -23,11 +25,13 @@ class Connection(Protocol):
         is_idle: Whether no request is in progress.
         is_in_head: Whether the head of a request is incomplete or awaited.
         is_slow: Whether it takes long through the client's own doing.
+        is_queued: Whether its request has not begun.
         is_proxied: Whether a trusted proxy opened it.
         waits_since: Comparable among connections that wait for the same.
     """
 
     network: str
+    is_queued: bool
 
     @property
     def is_closing(self) -> bool: ...
@@ -67,31 +71,54 @@ def to_evict(
     stuck = [c for c in known if c.is_stuck]
     if len(others) + len(stuck) + excess < limit:
         return None
-    waiting = [c for c in others if c.is_idle]
+    few = max(1, limit // _EVICTED_SHARE)
+    own = [c for c in others if c.network == newcomer.network]
+    most = _crowd(others)
+    is_own = _is_greedy(own, limit)
+    waiting = [c for c in (own if is_own else others) if c.is_idle]
     heads = _crowd(c for c in waiting if c.is_in_head)
+    queued = _crowd(c for c in others if c.is_queued and not c.is_proxied)
+    is_long = len(queued) > few and queued[0].network != newcomer.network
     crowds = (
         _crowd(stuck),
         _crowd(leaving) if excess else [],
-        heads if len(heads) > 1 else [],  # a single one may be an ordinary request on its way
+        heads if len(heads) > few else [],  # a few may be ordinary requests on their way
         _crowd(c for c in waiting if not c.is_in_head),
-        heads,
-        _slow_ones_of_the_greedy(newcomer, others, limit),
+        queued if is_long else [],
+        [c for c in most if c.is_slow] if not is_own and _is_greedy(most, limit) else [],
+        [] if is_own else heads,
     )
     crowd = next((crowd for crowd in crowds if crowd), [])
     crowd.sort(key=lambda c: c.waits_since)
     return crowd[: max(1, min(len(crowd) // 2, len(others) // _EVICTED_SHARE))]
 
 
-def _slow_ones_of_the_greedy(
-    newcomer: ConnectionT, others: Sequence[ConnectionT], limit: int
-) -> list[ConnectionT]:
-    """Of an address that holds more than a quarter, what is slow. Never for itself."""
-    crowd = _crowd(others)
-    network = crowd[0].network if crowd else ""
-    is_own = network == newcomer.network or (crowd and crowd[0].is_proxied)
-    if is_own or len(crowd) * _GREEDY_SHARE <= limit:
-        return []
-    return [one for one in crowd if one.is_slow]
+class RefusedNetworks:
+    """Those for which nothing could be closed a moment ago.
+
+    To look at all connections takes twenty times as long as to refuse one.
+    """
+
+    def __init__(self) -> None:
+        self._networks: set[str] = set()
+        self._until = 0.0
+
+    def add(self, network: str, now: float) -> None:
+        """Remember a network, for a moment that begins with the first one."""
+        if not self._networks:
+            self._until = now + _REFUSED_SECONDS
+        self._networks.add(network)
+
+    def has(self, network: str, now: float) -> bool:
+        """Whether to refuse the connection of a network without a look."""
+        if now >= self._until:
+            self._networks.clear()
+        return network in self._networks
+
+
+def _is_greedy(crowd: Sequence[Connection], limit: int) -> bool:
+    """Whether an address holds more than a quarter, and is not that of a proxy."""
+    return len(crowd) * _GREEDY_SHARE > limit and not crowd[0].is_proxied
 
 
 def _crowd(connections: Iterable[ConnectionT]) -> list[ConnectionT]:

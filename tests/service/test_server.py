@@ -4,16 +4,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 
 from contracts.settings import Settings
+from service.connections.connection_limits import protocol_class
 from service.connections.descriptors import allowed_connections
-from service.server import UnprotectedAddressError, server_config
+from service.server import GracefulServer, UnprotectedAddressError, server_config
 from tests.ports import free_port
 from tests.service.parts import FakeServices, gray_png
 
@@ -40,6 +44,39 @@ def test_a_public_address_needs_a_key(fakes: FakeServices, host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
 def test_loopback_needs_no_key(fakes: FakeServices, host: str) -> None:
     assert not server_config(Settings(_env_file=None, host=host), fakes.open_services).access_log
+
+
+def test_who_comes_after_hundreds_that_hung_up_does_not_wait_for_their_requests() -> None:
+    """A network of its own begins in turn, but only once it is accepted."""
+    begun: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        del receive
+        begun.append(scope["path"])
+        time.sleep(0.005)  # noqa: ASYNC251  the work of a request
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    kind = protocol_class(Settings(_env_file=None))
+    config = uvicorn.Config(
+        app, http=kind, loop="uvloop", ws="none", lifespan="off", log_config=None
+    )
+    server = GracefulServer(config, shutdown_seconds=1)
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listener:
+        address = listener.getsockname()
+        for _ in range(400):
+            with socket.create_connection(address, source_address=("127.0.0.2", 0)) as wire:
+                wire.sendall(b"GET /gone HTTP/1.1\r\nHost: x\r\n\r\n")
+        with socket.create_connection(address, 60, source_address=("127.0.0.3", 0)) as wire:
+            wire.sendall(b"GET /waits HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                assert wire.recv(1000).startswith(b"HTTP/1.1 204")
+            finally:
+                server.should_exit = True
+                thread.join(60)
+    assert begun.index("/waits") < 200
 
 
 def start(

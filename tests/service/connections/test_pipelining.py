@@ -387,6 +387,23 @@ def test_of_hundreds_of_connections_few_begin_their_next_request_in_one_turn() -
     assert max(b - a for a, b in pairwise([0, *counts])) <= _CONNECTIONS
 
 
+def test_a_request_that_is_evicted_before_it_begins_is_answered_and_never_begins() -> None:
+    async def body() -> list[Connection]:
+        connections = [Connection() for _ in range(3 * _CONNECTIONS)]
+        for connection in connections:
+            connection.protocol.data_received(GET % 1)
+        assert [one.protocol.is_queued for one in connections].count(True) == 2 * _CONNECTIONS
+        connections[-1].protocol._evict()
+        for connection in connections:
+            await connection.settle()
+        return connections
+
+    *others, evicted = asyncio.run(body())
+    assert all(one.asked and not one.protocol.is_queued for one in others)
+    assert (evicted.asked, evicted.wire.closed) == ([], True)
+    assert evicted.wire.written.startswith(b"HTTP/1.1 503 ")
+
+
 def test_a_request_does_not_inherit_the_context_of_the_one_before() -> None:
     seen: list[str] = []
     variable = contextvars.ContextVar("variable", default="nothing")
