@@ -195,8 +195,9 @@ class Settings(BaseSettings):
     min_free_disk_bytes: int = Field(
         512 * MIB,
         ge=0,
-        description="Bytes of disk space that dataset imports, trainings, conversions and jobs "
-        "that make images leave free.",
+        description="Bytes of disk space that uploads, jobs, imports and conversions leave free. "
+        "Jobs of other scopes than infer leave half of it, so that those of infer cannot keep "
+        "them out; requests that add people or devices leave a quarter.",
     )
     default_timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of requests without an X-Timeout-Ms header."
@@ -552,6 +553,16 @@ class Settings(BaseSettings):
     def database(self) -> str:
         """The SQLAlchemy URL in use."""
         return self.database_url or f"sqlite:///{self.home / 'opsin.db'}"
+
+    @property
+    def free_disk_bytes_of_work(self) -> int:
+        """What jobs leave free that need another scope than `infer`."""
+        return self.min_free_disk_bytes // 2
+
+    @property
+    def free_disk_bytes_of_rows(self) -> int:
+        """What requests leave free that only add to the database."""
+        return self.min_free_disk_bytes // 4
 
     @property
     def weights_home(self) -> Path:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from contracts.errors import NotTrainable
+from contracts.files import require_room
 from contracts.inference.manifest import (
     CHAMPION,
     Draft,
@@ -97,6 +98,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
         VersionNotFound: It has no such version.
         DatasetNotFound: There is no such dataset.
         WorkStoppedError: The job was cancelled.
+        OSError: The disk has no room for the new version.
     """
     request = QuantizationRequest.model_validate(work.request)
     store = Store(settings.store_home)
@@ -112,6 +114,8 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     test = images.readable_test(_test_set(dataset, read_labels(folder)))
     quantized = _find_published(store, request.model, work.job_id)
     if quantized is None:
+        size = sum(file.size for file in manifest.files.values())
+        require_room(settings.store_home, 2 * size, settings.free_disk_bytes_of_work)
         limit = request.max_accuracy_loss
         quantized = _publish(
             store, folder, manifest, dataset, test=test, images=images, limit=limit

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.errors import InternalError, OpsinError, VersionInUse, VersionNotFound
+from contracts.files import require_room
 from contracts.inference.manifest import Draft, Manifest
 from contracts.inference.serving import Serving
 from contracts.jobs import Progress
@@ -48,7 +49,7 @@ from models.training.loop.costs import (
 from models.training.loop.network_defaults import blueprint_of, input_size_of
 from models.training.loop.progress import LoggedWork, ProgressReporter
 from models.training.loop.trainer import TrainingEnvironment, train
-from models.training.memory import check_memory
+from models.training.memory import check_memory, estimate
 from models.training.parent import check_beginning
 from models.training.promotion import PromotionCandidate, promote_once
 from models.training.publishing import find_published, publish_once
@@ -156,6 +157,9 @@ class _Run:
         limit = memory_limit(self.settings.training_memory_mb)
         images = {split: len(data.dataset.of(split)) for split in SPLITS}
         check_memory(self.request, classes, limit, images)
+        # Checked when it was queued, but those before it have published versions since.
+        size = estimate(self.request, classes, images).weights
+        require_room(self.settings.store_home, size, self.settings.free_disk_bytes_of_work)
         weights = Weights.of(self.settings)
         check_beginning(self.request, data.dataset.classes, self.store, weights)
         load_seconds = time.monotonic() - began

@@ -4,7 +4,9 @@ import errno
 import os
 import secrets
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from contracts.errors import DiskUnusable
@@ -32,29 +34,58 @@ def require_disk(settings: Settings, needed: int = 0) -> None:
         _require_writable(settings.store_home)
 
 
-def require_job_room(settings: Settings, kind: JobKind, size: int) -> None:
-    """Check that the disk has room for a job's inputs.
-
-    Any client with the scope `infer` may ask for images of hundreds of megabytes, which are kept
-    for a day, or send such images in a few kilobytes. Their jobs leave room, without which nothing
-    else could be written either.
-
-    Args:
-        size: Bytes of the inputs.
+def require_row_room(settings: Settings) -> None:
+    """Check that the disk has room for another row, after which jobs can still end.
 
     Raises:
-        DiskUnusable: The disk is full, or nearly so, or not mounted.
+        DiskUnusable: The disk is nearly full.
     """
-    require_mounted(settings.home)
-    kept = settings.min_free_disk_bytes if kind in _INFER_KINDS else 0
-    _require_free(settings, size + max(kept, _SMALL))
+    _require_free(settings, settings.free_disk_bytes_of_rows, "this request")
 
 
-def _require_free(settings: Settings, needed: int) -> None:
+class JobRoom:
+    """The disk's room for the inputs of jobs, some of which are being written.
+
+    Inputs wait for a day, and their jobs can only end while something else can be written too.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    @contextmanager
+    def taken(self, kind: JobKind, size: int) -> Iterator[None]:
+        """Check that there is room for a job's inputs, and keep it for them until the block ends.
+
+        Any client with the scope `infer` may ask for images of hundreds of megabytes, or send such
+        images in a few kilobytes, so their jobs leave more room than those of other scopes.
+
+        Args:
+            size: Bytes of the inputs.
+
+        Raises:
+            DiskUnusable: The disk is full, or nearly so, or not mounted.
+        """
+        settings = self._settings
+        require_mounted(settings.home)
+        is_work = kind not in _INFER_KINDS
+        kept = settings.free_disk_bytes_of_work if is_work else settings.min_free_disk_bytes
+        with self._lock:
+            _require_free(settings, self._taken + size + max(kept, _SMALL))
+            self._taken += size
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._taken -= size
+
+
+def _require_free(settings: Settings, needed: int, what: str = "this job") -> None:
     free = _free(settings.home)
     if free < needed:
         raise DiskUnusable(
-            f"The service's disk has {free // MIB} MB left, and this job needs about "
+            f"The service's disk has {free // MIB} MB left, and {what} needs about "
             f"{needed // MIB}. Delete what is not needed, or ask the service's "
             "operator for more space, then send it again.",
             retry_after=60,

@@ -44,7 +44,7 @@ from models.faces.provenance import require_named
 from models.store.store import Store
 from service.auth.job_scopes import scopes_of_request
 from service.detached import DetachedTasks
-from service.jobs.disk_room import require_job_room
+from service.jobs.disk_room import JobRoom
 from service.periodic import PeriodicTask
 from service.queue.faults import redis_unavailable
 from service.threads import run_in_threadpool
@@ -106,7 +106,7 @@ class JobQueue:
         self._leases = leases
         self._files = files
         self._versions = store
-        self._settings = settings
+        self._room = JobRoom(settings)
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._accepting = DetachedTasks()
@@ -206,12 +206,8 @@ class JobQueue:
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
         job_id = new_job_id()
-        size = sum(
-            len(content) for content in (inputs or {}).values() if isinstance(content, bytes)
-        )
-        await run_in_threadpool(require_job_room, self._settings, kind, size)
         created = await self._accept(
-            run_in_threadpool(self._files.store_inputs, job_id, inputs or {}),
+            run_in_threadpool(self._store_inputs, job_id, kind, inputs or {}),
             partial(self._create, kind, request, idempotency, job_id, client, scopes=scopes),
             partial(run_in_threadpool, self._files.remove, job_id),
         )
@@ -318,12 +314,9 @@ class JobQueue:
             if not isinstance(item.content, ItemError)
         ]
         size = sum(map(len, packed))
-        await run_in_threadpool(require_job_room, self._settings, kind, size)
-        if not packed:  # such as filters, whose results need room too
-            return
-        inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)}
-        await run_in_threadpool(self._files.store_inputs, job_id, inputs)
-        if size > _MAX_REDIS_BYTES:
+        inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)} if packed else {}
+        await run_in_threadpool(self._store_inputs, job_id, kind, inputs)
+        if not packed or size > _MAX_REDIS_BYTES:
             return
         try:
             pipe = self._client.pipeline()
@@ -333,6 +326,12 @@ class JobQueue:
         except (RedisError, OSError) as error:
             await run_in_threadpool(self._files.remove, job_id)
             raise redis_unavailable(error) from error
+
+    def _store_inputs(self, job_id: str, kind: JobKind, inputs: Mapping[str, bytes | Path]) -> None:
+        """Without inputs, as for filters, the results need room too."""
+        size = sum(len(content) for content in inputs.values() if isinstance(content, bytes))
+        with self._room.taken(kind, size):
+            self._files.store_inputs(job_id, inputs)
 
     async def _discard_all(self, job_id: str) -> None:
         """Remove what was stored for a job that was not created."""

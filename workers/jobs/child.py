@@ -21,6 +21,7 @@ from redis import RedisError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
+from contracts.files import has_room
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, PICTURE_KINDS, Progress
 from contracts.logs import configure_logs
 from contracts.metrics.dependencies import count_database
@@ -29,7 +30,7 @@ from contracts.metrics.publisher import MetricsPublisher
 from contracts.metrics.registry import Metrics
 from contracts.queue.announcing import announce
 from contracts.queue.celery import REDIS_OPTIONS
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.tracing.origin import TraceContext
 from contracts.tracing.spans import flush_tracing, start_tracing, stop_tracing
 from contracts.work import WorkStoppedError
@@ -228,7 +229,7 @@ class JobAttempt:
             log.info("job_begins", job=job_id, kind=self._lease.kind, attempt=self._lease.attempt)
             outcome = self._outcome()
             self._work.close(_code_of(outcome))
-            ended = self._has_home(outcome) and self._finish(outcome)
+            ended = self._has_home(outcome) and self._end(outcome)
             if ended:
                 log.info("job_ended", job=job_id, kind=self._lease.kind)
                 self._files.end_work(job_id)
@@ -276,6 +277,18 @@ class JobAttempt:
             return True
         log.error("home_missing", home=str(self._settings.home))
         return False
+
+    def _end(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
+        """As `_finish`; if the disk has no room for that, after the job's work has been deleted."""
+        try:
+            return self._finish(outcome)
+        except Unavailable:
+            is_file = self._settings.database.startswith("sqlite")
+            if not is_file or has_room(self._settings.home, MIB, 0):
+                raise
+        log.warning("disk_full_at_the_end", job=self._lease.job_id)
+        self._files.end_work(self._lease.job_id)
+        return self._finish(outcome)
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""

@@ -29,6 +29,7 @@ from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.large_responses import ReadingDep
 from service.http.responses import LOCATION, job_response
+from service.jobs.disk_room import require_row_room
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
@@ -75,6 +76,7 @@ async def create_subject(
     *, body: NewSubject, services: ServicesDep, key: CreateKeyHeader = None
 ) -> JSONResponse:
     """Add a person by name. An enrollment then adds the templates needed for recognition."""
+    await run_in_threadpool(require_row_room, services.settings)
     subject = await run_in_threadpool(subjects.create, services.faces, body, key)
     return JSONResponse(subject, 201, {"Location": f"{router.prefix}/{subject['id']}"})
 

@@ -228,6 +228,15 @@ def test_cancelled_job_leaves_nothing(
     assert store.versions("tones") == [1]
 
 
+def test_a_disk_without_room_for_a_copy_is_not_filled(
+    settings: Settings, store: Store, dataset: Dataset, tmp_path: Path
+) -> None:
+    nearly_full = settings.model_copy(update={"min_free_disk_bytes": 10**18})
+    with pytest.raises(OSError, match="No space left"):
+        quantization.run(FakeWork(REQUEST, tmp_path), nearly_full)
+    assert store.versions("tones") == [1]
+
+
 def test_dataset_with_other_classes_is_refused(
     settings: Settings, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

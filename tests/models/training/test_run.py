@@ -147,6 +147,15 @@ def test_stopped_run_publishes_nothing(settings: Settings) -> None:
     assert Store(settings.store_home).versions("stopped") == []
 
 
+def test_a_run_without_room_for_its_version_does_not_begin(settings: Settings) -> None:
+    """There was room when it was queued."""
+    nearly_full = settings.model_copy(update={"min_free_disk_bytes": 10**18})
+    work = work_of(settings, "job_full", model="full", epochs={"scratch": 1}, filters_every=0)
+    with pytest.raises(OSError, match="No space left"):
+        run(work, nearly_full)
+    assert work.phases == ["data"]
+
+
 def test_cancellation_after_publishing_is_ignored(settings: Settings) -> None:
     def stop(phase: str) -> None:
         if phase == "promote":

@@ -1,16 +1,18 @@
 """Jobs that the disk has no room for are refused before they are queued."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from contracts.errors import DiskUnusable
-from contracts.jobs import JobKind
+from contracts.jobs import PICTURE_KINDS, JobKind
 from contracts.settings import MIB, Settings
 from database.installation import FILE
 from service.auth.scopes import scope_of_job
-from service.jobs.disk_room import require_disk, require_job_room
+from service.jobs import disk_room
+from service.jobs.disk_room import JobRoom, require_disk, require_row_room
 
 
 def settings(home: Path) -> Settings:
@@ -39,20 +41,58 @@ def test_folder_that_does_not_exist_yet_has_room(tmp_path: Path) -> None:
     require_disk(settings(tmp_path / "new"), MIB)
 
 
-def test_images_leave_room_for_everything_else(tmp_path: Path) -> None:
-    """Whoever may classify may fill the disk with dreams; an enrollment still finds its place."""
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Settings]:
+    """Settings of a home, on a disk with so many bytes left, that keep 512 MiB."""
     (tmp_path / FILE).write_text("ins_1\n")
-    nearly_full = settings(tmp_path).model_copy(update={"min_free_disk_bytes": 10**18})
-    require_job_room(nearly_full, "enrollment", MIB)
+
+    def with_free(free: int) -> Settings:
+        monkeypatch.setattr(disk_room, "_free", lambda _: free)
+        return settings(tmp_path)
+
+    return with_free
+
+
+def accepts(room: JobRoom, kind: JobKind, size: int = 0) -> bool:
+    try:
+        with room.taken(kind, size):
+            return True
+    except DiskUnusable:
+        return False
+
+
+def test_jobs_of_any_kind_leave_room_and_those_of_infer_leave_more(
+    disk: Callable[[int], Settings],
+) -> None:
+    """Whoever may classify may fill the disk with dreams; an enrollment still finds its place."""
     for kind in get_args(JobKind):
-        if scope_of_job(kind) == "infer":
-            with pytest.raises(DiskUnusable):
-                require_job_room(nearly_full, kind, MIB)
-    with pytest.raises(DiskUnusable):
-        require_job_room(settings(tmp_path), "enrollment", 10**18)
+        is_more = scope_of_job(kind) == "infer" or kind in PICTURE_KINDS
+        kept = (512 if is_more else 256) * MIB
+        assert accepts(JobRoom(disk(kept + MIB)), kind, MIB), kind
+        assert not accepts(JobRoom(disk(kept + MIB)), kind, MIB + 1), kind
+        assert not accepts(JobRoom(disk(kept - 1)), kind), kind
+
+
+def test_jobs_that_are_stored_at_the_same_moment_share_no_room(
+    disk: Callable[[int], Settings],
+) -> None:
+    room = JobRoom(disk(512 * MIB))
+    with room.taken("enrollment", 200 * MIB):
+        assert not accepts(room, "enrollment", 100 * MIB)
+        assert accepts(room, "enrollment", 50 * MIB)
+    assert accepts(room, "enrollment", 100 * MIB)
+
+
+def test_rows_leave_room_for_the_ends_of_jobs(disk: Callable[[int], Settings]) -> None:
+    require_row_room(disk(128 * MIB))
+    with pytest.raises(DiskUnusable, match="this request needs about 128"):
+        require_row_room(disk(128 * MIB - 1))
 
 
 def test_no_job_is_accepted_while_the_home_is_missing(tmp_path: Path) -> None:
     for kind in get_args(JobKind):
-        with pytest.raises(DiskUnusable, match="not mounted"):
-            require_job_room(settings(tmp_path), kind, 0)
+        with (
+            pytest.raises(DiskUnusable, match="not mounted"),
+            JobRoom(settings(tmp_path)).taken(kind, 0),
+        ):
+            pass

@@ -1,14 +1,18 @@
 """Waiting for a disk: a folder that cannot be written to, or that gets more room."""
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from threading import Timer
+from typing import Any, cast
 
 import pytest
 
-from contracts.settings import MIB
+from contracts.errors import Unavailable
+from contracts.settings import MIB, Settings
 from contracts.work import WorkStoppedError
-from workers.jobs import disk
+from database.jobs.leases import Lease
+from workers.jobs import child, disk
 from workers.jobs.disk import becomes_usable, disk_error
 
 
@@ -58,3 +62,41 @@ def test_cancelled_job_does_not_wait(tmp_path: Path) -> None:
 def test_other_errors_are_not_the_disks() -> None:
     assert disk_error(OSError(5, "Input/output error")) is None
     assert disk_error(ConnectionRefusedError(111, "Connection refused")) is None
+
+
+def test_a_disk_too_full_to_end_a_job_is_relieved_of_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(_env_file=None, home=tmp_path)
+    work = settings.jobs_home / "job_1" / "work"
+    work.mkdir(parents=True)
+    (work / "features").write_bytes(bytes(1000))
+    monkeypatch.setattr(child, "has_room", lambda *_: not work.exists())
+    ends: list[bool] = []
+
+    class FullDatabase:
+        def succeed(self, *_: object) -> bool:
+            ends.append(work.exists())
+            if work.exists():
+                raise Unavailable("The disk of the database is full. Free space on it.")
+            return True
+
+    def attempt(url: str | None) -> child.JobAttempt:
+        there = settings.model_copy(update={"database_url": url})
+        lease, leases = Lease("job_1", "w1", 1, "evaluation", {}), cast("Any", FullDatabase())
+        one = child.JobAttempt(
+            lease,
+            cast("Any", None),
+            leases,
+            there,
+            "",
+            consents=cast("Any", None),
+            held=ExitStack(),
+        )
+        monkeypatch.setattr(one, "_announce", lambda: None)
+        return one
+
+    with pytest.raises(Unavailable):  # that database is not on this disk
+        attempt("postgresql+psycopg://there/opsin")._end({})
+    assert attempt(None)._end({})
+    assert ends == [True, True, False]

@@ -27,7 +27,7 @@ from contracts.faces.subjects import (
 )
 from contracts.queue.messages import Vector
 from contracts.queue.redis_keys import face_lock
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from database.engine import open_engine, writing
 from database.tables import FaceTemplateRecord
 from service.dependencies import Services
@@ -36,6 +36,7 @@ from service.faces import recognition as recognition_module
 from service.faces.context import FaceServices
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
+from service.jobs import disk_room
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
@@ -655,3 +656,17 @@ def test_a_device_cannot_be_named_so_that_its_removal_erases_the_person(
     assert "path" in refused.text
     kept = client.post(devices, json={"device_id": "..phone", "public_key": PUBLIC})
     assert kept.status_code == 201
+
+
+def test_people_and_devices_are_not_added_to_a_nearly_full_disk_and_can_be_deleted(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = client.post(f"{URL}/subjects", json={"name": "Ada"}).json()["id"]
+    monkeypatch.setattr(disk_room, "_free", lambda _: MIB)
+    new = client.post(f"{URL}/subjects", json={"name": "Eve"})
+    device = client.post(
+        f"{URL}/subjects/{there}/devices", json={"device_id": "d", "public_key": PUBLIC}
+    )
+    assert {new.status_code, device.status_code} == {503}
+    assert new.json()["code"] == device.json()["code"] == "dependency_unavailable"
+    assert client.delete(f"{URL}/subjects/{there}").status_code == 200
