@@ -289,8 +289,7 @@ class Settings(BaseSettings):
         ge=1,
         description=(
             "Unfinished jobs that are accepted; more get 429. One client may have up to 45%, and "
-            "a tenth is kept for clients without any and for each queue. Images of small jobs "
-            "are stored in Redis as well, at most 1 MB each."
+            "a tenth is kept for clients without any and for each queue."
         ),
     )
     job_retention_hours: int = Field(

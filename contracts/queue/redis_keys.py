@@ -220,13 +220,8 @@ EPOCH = "epoch"
 """Absent after Redis was wiped; see `service.queue.client.QueueClient.server_epoch`."""
 
 
-def job_input(job_id: str) -> str:
-    """The decoded images of a queued job."""
-    return f"job:{job_id}:input"
-
-
 JOB_INPUT = "images"
-"""The file in a job's folder with the same images, in case Redis has lost them."""
+"""The file in a job's folder with its decoded images; they are not in Redis."""
 
 
 def conversion(model: str, version: int, kind: str) -> str:

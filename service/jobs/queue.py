@@ -1,14 +1,13 @@
 """Accepts jobs: stores each one completely, then sends a task to a worker.
 
-There are two sorts. Images for a network run on the inference workers. They are stored in the job's
-folder, as an accepted job must survive the loss of Redis; those of small jobs also wait in Redis,
-which is faster. All other jobs run in their own process (`workers.jobs.child`); their input is only
-in the job's folder.
+There are two sorts. Images for a network run on the inference workers; all other jobs run in their
+own process (`workers.jobs.child`). The input of each is in the job's folder and nowhere else: an
+accepted job must survive the loss of Redis, and whatever ends a job removes its folder.
 
 The order matters. A request for which there is no room is refused before anything is done for it.
 Then the input is stored, under a new id; then the row, which makes the job exist; then the task is
-sent. If this process is killed in between, nothing is left half done: input without a row expires
-or is removed, and the periodic check sends the task of a row that has none.
+sent. If this process is killed in between, nothing is left half done: input without a row is
+removed, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
@@ -33,7 +32,7 @@ from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.keys import Scope
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, Pixels, pack_bundle
-from contracts.settings import MIB, Settings
+from contracts.settings import Settings
 from contracts.tracing.origin import current_origin
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
@@ -46,7 +45,6 @@ from service.auth.job_scopes import scopes_of_request
 from service.detached import DetachedTasks
 from service.jobs.disk_room import JobRoom
 from service.periodic import PeriodicTask
-from service.queue.faults import redis_unavailable
 from service.threads import run_in_threadpool
 
 log = structlog.get_logger()
@@ -56,7 +54,7 @@ _STALE_SECONDS = 30.0
 _PURGE_SECONDS = 600.0
 _FIRST_SECONDS = 60.0  # before the first one, which may come soon after a start
 _MAX_UNREAD = 16  # notifications of one queue; each wakes one job worker
-_MAX_REDIS_BYTES = MIB  # of a job: 32 images of 20 kB may be a hundred times that when decoded
+_MAX_TASKS = 10_000  # of one model; a kilobyte each, and those of cancelled jobs are among them
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +156,7 @@ class JobQueue:
             QueueFull: There are too many unfinished jobs.
             IdempotencyConflict: The key was used for another request.
             DiskUnusable: The disk is full, or nearly so.
-            Unavailable: Redis, the disk or the database does not answer.
+            Unavailable: The database does not answer.
             NotFound: The version was trained on people, and deleted meanwhile.
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
@@ -169,9 +167,9 @@ class JobQueue:
             "items": [_item_info(item) for item in items],
         }
         created = await self._accept(
-            self._store(job_id, kind, items),
+            run_in_threadpool(self._store_images, job_id, kind, items),
             partial(self._create, kind, full_request, idempotency, job_id, client),
-            partial(self._discard_all, job_id),
+            partial(run_in_threadpool, self._files.remove, job_id),
         )
         if created.is_new:
             await self._send(created.job.id, None, network)
@@ -306,43 +304,20 @@ class JobQueue:
             check=partial(require_named, store, request) if "faces" in own else None,
         )
 
-    async def _store(self, job_id: str, kind: JobKind, items: Sequence[JobItem]) -> None:
-        """Store the pixels until the job is finished, or until its retention ends."""
+    def _store_images(self, job_id: str, kind: JobKind, items: Sequence[JobItem]) -> None:
         packed = [
             Item(bytes(16), 0, 0, "", item.content).pack()
             for item in items
             if not isinstance(item.content, ItemError)
         ]
-        size = sum(map(len, packed))
         inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)} if packed else {}
-        await run_in_threadpool(self._store_inputs, job_id, kind, inputs)
-        if not packed or size > _MAX_REDIS_BYTES:
-            return
-        try:
-            pipe = self._client.pipeline()
-            pipe.rpush(redis_keys.job_input(job_id), *packed)
-            pipe.expire(redis_keys.job_input(job_id), int(self._retention.total_seconds()))
-            await pipe.execute()
-        except (RedisError, OSError) as error:
-            await run_in_threadpool(self._files.remove, job_id)
-            raise redis_unavailable(error) from error
+        self._store_inputs(job_id, kind, inputs)
 
     def _store_inputs(self, job_id: str, kind: JobKind, inputs: Mapping[str, bytes | Path]) -> None:
         """Without inputs, as for filters, the results need room too."""
         size = sum(len(content) for content in inputs.values() if isinstance(content, bytes))
         with self._room.taken(kind, size):
             self._files.store_inputs(job_id, inputs)
-
-    async def _discard_all(self, job_id: str) -> None:
-        """Remove what was stored for a job that was not created."""
-        await self._discard_input(job_id)
-        await run_in_threadpool(self._files.remove, job_id)
-
-    async def _discard_input(self, job_id: str) -> None:
-        try:
-            await self._client.delete(redis_keys.job_input(job_id))
-        except (RedisError, OSError):
-            log.warning("job_input_left", job=job_id)  # it expires
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task, even if the caller's time is over meanwhile: the job is accepted."""
@@ -351,9 +326,10 @@ class JobQueue:
     async def _send_task(self, job_id: str, queue: str | None, network: str) -> None:
         """Send the task. The periodic check sends it again if this fails.
 
-        While no worker listens, notifications do not pile up: the unread ones are for this job too.
+        While no worker listens, nothing piles up: unread notifications are for this job too.
         """
-        if queue is not None and await self._unread(queue) >= _MAX_UNREAD:
+        name, most = (queue_of(network), _MAX_TASKS) if queue is None else (queue, _MAX_UNREAD)
+        if await self._unread(name) >= most:
             return
         loop = asyncio.get_running_loop()
         try:
@@ -380,7 +356,6 @@ class JobQueue:
         result = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
         # First, because the next check will not name these again.
         for job_id in (*result.failed, *result.cancelled):
-            await self._discard_input(job_id)
             await run_in_threadpool(self._files.end_work, job_id)
         notified: set[str] = set()
         for job_id in result.resend:
@@ -395,11 +370,11 @@ class JobQueue:
             await self._send(job_id, queue, network)
 
     async def _unread(self, queue: str) -> int:
-        """The notifications that no worker has read; as many as allowed if Redis is away."""
+        """The tasks that no worker has taken; as many as allowed if Redis is away."""
         try:
             return int(await cast("Any", self._client.llen(queue)))
         except (RedisError, OSError):
-            return _MAX_UNREAD
+            return _MAX_TASKS
 
 
 async def _accepted(

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import redis
@@ -70,8 +70,7 @@ class InferenceJobRunner:
 
     Attributes:
         leases: The workers' side of the job table.
-        client: Holds the images of a job.
-        files: Holds them too; a worker on another machine may not see it.
+        files: Holds the images of the jobs.
         models: The versions in memory.
         worker_id: The owner of the leases.
         batch_limit: The largest batch; a job can be cancelled between two batches.
@@ -81,7 +80,6 @@ class InferenceJobRunner:
     """
 
     leases: Leases
-    client: "redis.Redis"
     files: JobFiles
     models: LoadedModels
     worker_id: str
@@ -126,9 +124,6 @@ class InferenceJobRunner:
             ended = self._call(self.leases.fail, lease, failure)
         if ended:
             log.info("job_ended")
-            # If Redis does not answer, the images expire.
-            with suppress(redis.RedisError):
-                self.client.delete(redis_keys.job_input(job_id))
             self.files.end_work(job_id)
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -178,10 +173,8 @@ class InferenceJobRunner:
             self.metrics.inc("computed_images_total", *labels, code, by=len(batch))
 
     def _images(self, lease: Lease) -> list[Pixels]:
-        messages = cast(list[bytes], self.client.lrange(redis_keys.job_input(lease.job_id), 0, -1))
+        messages = self._stored_images(lease.job_id)
         expected = sum(item["error"] is None for item in lease.request["items"])
-        if len(messages) != expected:
-            messages = self._stored_images(lease.job_id)
         if len(messages) != expected and home_id(self.files.root.parent) is None:
             raise Unavailable("The data home is missing.")
         if len(messages) != expected:
@@ -189,10 +182,7 @@ class InferenceJobRunner:
         return [Item.unpack(raw).pixels for raw in messages]
 
     def _stored_images(self, job_id: str) -> list[bytes]:
-        """The images in the job's folder; none if there are none, or the file is truncated.
-
-        Those of a large job are nowhere else.
-        """
+        """The images in the job's folder; none if there are none, or the file is truncated."""
         with suppress(OSError, MalformedMessageError):
             return unpack_bundle((self.files.work(job_id) / redis_keys.JOB_INPUT).read_bytes())
         return []

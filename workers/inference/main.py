@@ -258,7 +258,6 @@ class Worker:
         count_database(engine, self._metrics)
         jobs = InferenceJobRunner(
             Leases(engine, DatabaseClock(engine), self._metrics),
-            self._client,
             JobFiles.of(self._settings),
             self._models,
             self._id,

@@ -5,7 +5,7 @@ import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,22 +169,44 @@ def test_no_job_is_made_for_a_version_of_people_that_is_deleted_at_the_last_mome
     run(tmp_path, valkey, test)
 
 
-@pytest.mark.parametrize(("side", "in_redis"), [(64, True), (1024, False)])
-def test_large_jobs_do_not_fill_redis(
-    tmp_path: Path, valkey: RealValkey, side: int, in_redis: bool
+def cancel(jobs: Jobs, job_id: str) -> None:
+    jobs.cancel(job_id)
+
+
+def cancel_and_delete(jobs: Jobs, job_id: str) -> None:
+    jobs.cancel(job_id)
+    jobs.delete(job_id)
+
+
+def purge(jobs: Jobs, job_id: str) -> None:
+    jobs.cancel(job_id)
+    assert jobs.purge(timedelta(seconds=-1)) == 1
+
+
+def erase(jobs: Jobs, _job_id: str) -> None:
+    assert jobs.erase_about("sub_a", {("squeezenet", 1)}) == 1
+
+
+@pytest.mark.parametrize("end", [cancel, cancel_and_delete, purge, erase])
+def test_pixels_of_a_job_are_in_its_folder_only_and_leave_with_it(
+    tmp_path: Path, valkey: RealValkey, end: Callable[[Jobs, str], None]
 ) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), np.uint8)
+
     async def test(parts: Parts) -> None:
-        pixels = np.zeros((side, side, 3), np.uint8)
-        items = [JobItem(None, side, side, pixels)] * 2
-        publish(Store(tmp_path / "store"), "squeezenet")
+        publish(Store(tmp_path / "store"), "squeezenet", "sub_a")
+        item = JobItem(None, 8, 8, pixels)
         job = await parts.job_queue.submit(
-            "classify", "squeezenet", 1, request={}, items=items, idempotency=None
+            "classify", "squeezenet", 1, request={}, items=[item] * 2, idempotency=None
         )
         stored = (parts.files.work(job.id) / redis_keys.JOB_INPUT).read_bytes()
-        packed = unpack_bundle(stored)
-        assert [Item.unpack(raw).pixels.shape for raw in packed] == [pixels.shape] * 2
-        waiting = await parts.client.lrange(redis_keys.job_input(job.id), 0, -1)
-        assert waiting == (packed if in_redis else [])
+        images = [Item.unpack(raw).pixels.tobytes() for raw in unpack_bundle(stored)]
+        assert images == [pixels.tobytes()] * 2
+        assert await parts.client.llen("inference.squeezenet") == 1
+        assert pixels.tobytes() not in valkey.log_content()
+        assert not await parts.client.exists(f"job:{job.id}:input")
+        end(parts.jobs, job.id)
+        assert parts.folders() == set()
 
     run(tmp_path, valkey, test)
 
@@ -318,10 +340,16 @@ def test_a_notification_has_no_expiry_that_a_skewed_clock_could_pass(
     run(tmp_path, valkey, test)
 
 
-def test_unread_notifications_do_not_pile_up(tmp_path: Path, valkey: RealValkey) -> None:
+def test_unread_notifications_and_tasks_do_not_pile_up(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_module, "_MAX_TASKS", 30)
+
     async def test(parts: Parts) -> None:
         for _ in range(40):
             await parts.job_queue._send("job_1", "pictures", "")
+            await parts.job_queue._send("job_1", None, "squeezenet")
         assert await parts.client.llen("pictures") == 16
+        assert await parts.client.llen("inference.squeezenet") == 30
 
     run(tmp_path, valkey, test)

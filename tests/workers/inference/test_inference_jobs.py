@@ -29,7 +29,6 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
 from tests.tables import make_tables
-from tests.valkey import RealValkey
 from workers.inference.inference_jobs import InferenceJobRunner
 from workers.inference.loaded_models import LoadedModels
 from workers.jobs.consents import Consents
@@ -67,14 +66,13 @@ class NoFasterQueues:
 class JobWorker:
     """A job table, and a worker that has loaded the network."""
 
-    def __init__(self, home: Path, valkey: RealValkey) -> None:
+    def __init__(self, home: Path) -> None:
         self.settings = Settings(_env_file=None, home=home)
         url = f"sqlite:///{home / 'opsin.db'}"
         make_tables(url)
         self.engine = open_engine(url)
         adopt(self.engine, home)
         self.files = JobFiles(home / "jobs")
-        self.client = valkey.client()
         self.jobs = Jobs(self.engine, lambda: datetime.now(UTC), self.files)
         self.models = models = LoadedModels()
         models.add("bright", Network())  # type: ignore[arg-type]
@@ -82,7 +80,6 @@ class JobWorker:
         self.metrics = Metrics()
         self.runner = InferenceJobRunner(
             leases,
-            self.client,
             self.files,
             models,
             "me",
@@ -92,15 +89,13 @@ class JobWorker:
             self.metrics,
         )
 
-    def create(self, *, stored: bool, pushed: bool) -> str:
-        """A job of two images, which are in the job's folder, in Redis, or both."""
+    def create(self, *, stored: bool = True) -> str:
+        """A job of two images."""
         job_id = new_job_id()
         item = {"name": None, "width": 5, "height": 4, "error": None}
         request = {"model": "bright", "version": 1, "top_k": 0, "items": [item, item]}
         if stored:
             self.files.store_inputs(job_id, {redis_keys.JOB_INPUT: pack_bundle([RAW, RAW])})
-        if pushed:
-            self.client.rpush(redis_keys.job_input(job_id), RAW, RAW)
         self.jobs.create("embed", request, limit=10, idempotency=None, job_id=job_id)
         return job_id
 
@@ -122,48 +117,43 @@ class JobWorker:
 
 
 @pytest.fixture
-def worker(tmp_path: Path, valkey: RealValkey) -> Iterator[JobWorker]:
-    worker = JobWorker(tmp_path, valkey)
+def worker(tmp_path: Path) -> Iterator[JobWorker]:
+    worker = JobWorker(tmp_path)
     yield worker
-    worker.client.close()
     worker.engine.dispose()
 
 
-@pytest.mark.parametrize(("stored", "pushed"), [(True, True), (True, False), (False, True)])
-def test_images_are_read_from_redis_or_the_folder(
-    worker: JobWorker, stored: bool, pushed: bool
-) -> None:
-    job_id = worker.create(stored=stored, pushed=pushed)
+def test_images_are_read_from_the_folder(worker: JobWorker) -> None:
+    job_id = worker.create()
     job = worker.run(job_id)
     assert job.state == "succeeded", job.error
     assert job.result is not None
     assert [item["embedding"] for item in job.result["results"]] == [[7.0], [7.0]]
     assert not worker.files.work(job_id).exists()
-    assert not worker.client.exists(redis_keys.job_input(job_id))
 
 
 def test_job_without_images_fails_with_a_reason(worker: JobWorker) -> None:
-    job = worker.run(worker.create(stored=False, pushed=False))
+    job = worker.run(worker.create(stored=False))
     assert job.state == "failed"
     assert job.error is not None
     assert "Send them again" in job.error.detail
 
 
 def test_job_without_images_is_tried_again_while_the_home_is_missing(worker: JobWorker) -> None:
-    job_id = worker.create(stored=False, pushed=False)
+    job_id = worker.create(stored=False)
     (worker.files.root.parent / FILE).unlink()
     assert worker.run(job_id).state == "running", "until its lease expires"
 
 
 def test_truncated_file_counts_as_missing(worker: JobWorker) -> None:
-    job_id = worker.create(stored=True, pushed=False)
+    job_id = worker.create()
     file = worker.files.work(job_id) / redis_keys.JOB_INPUT
     file.write_bytes(file.read_bytes()[:-1])
     assert worker.run(job_id).state == "failed"
 
 
 def test_its_images_are_counted(worker: JobWorker) -> None:
-    worker.runner.run(worker.create(stored=True, pushed=True))
+    worker.runner.run(worker.create())
     counted = worker.metrics.read()["c"]
     labels = "\x1f".join(("bright", "1", "embed"))
     assert counted[f"computed_images_total\x1f{labels}\x1f"] == [2]
@@ -215,8 +205,8 @@ def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker)
     subject = str(faces.subjects.create(NewSubject(name="Ada", consent=consent))["id"])
     faces.policy.set(NewPolicy(consent_required=True))
     worker.models.add("bright", Network(1, [subject]))  # type: ignore[arg-type]
-    assert worker.run(worker.create(stored=True, pushed=True)).state == "succeeded"
-    job_id = worker.create(stored=True, pushed=True)
+    assert worker.run(worker.create()).state == "succeeded"
+    job_id = worker.create()
     faces.subjects.change(subject, SubjectChange(consent=None))
     job = worker.run(job_id)
     assert job.error is not None
@@ -241,7 +231,7 @@ class ReleasingQueues:
 def test_clients_are_answered_while_a_job_waits_for_the_database(
     worker: JobWorker, tmp_path: Path
 ) -> None:
-    job_id = worker.create(stored=True, pushed=True)
+    job_id = worker.create()
     with closing(sqlite3.connect(tmp_path / "opsin.db", isolation_level=None)) as database:
         database.execute("BEGIN IMMEDIATE")
         queues = ReleasingQueues(database)
