@@ -197,7 +197,7 @@ class Settings(BaseSettings):
         ge=0,
         description="Bytes of disk space that uploads, jobs, imports and conversions leave free. "
         "Jobs of other scopes than infer leave half of it, so that those of infer cannot keep "
-        "them out; requests that add people or devices leave a quarter.",
+        "them out; other requests that add to the database leave a quarter, logins an eighth.",
     )
     default_timeout_ms: int = Field(
         30_000, ge=1, description="Deadline of requests without an X-Timeout-Ms header."
@@ -562,6 +562,11 @@ class Settings(BaseSettings):
     def free_disk_bytes_of_rows(self) -> int:
         """What requests leave free that only add to the database."""
         return self.min_free_disk_bytes // 4
+
+    @property
+    def free_disk_bytes_of_lines(self) -> int:
+        """What requests leave free that add no more than a line to an audit log, such as logins."""
+        return self.min_free_disk_bytes // 8
 
     @property
     def weights_home(self) -> Path:

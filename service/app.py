@@ -42,6 +42,7 @@ from service.middleware.full_queues import FullQueues
 from service.middleware.memory_limit import UploadBudget
 from service.middleware.paths import Paths
 from service.middleware.request_id import RequestId
+from service.middleware.row_room import RowRoom
 from service.middleware.security_headers import SecurityHeaders
 from service.openapi import docs
 from service.openapi import document as openapi
@@ -88,6 +89,7 @@ def create_app(settings: Settings, open_services: OpenServices) -> FastAPI:
             *cors(settings),
             Middleware(Paths),
             Middleware(Authentication, settings.cors_origins),
+            Middleware(RowRoom, settings),
             Middleware(BodyLimit, max_request_bytes(settings), disk_body_limits(settings)),
             Middleware(ContentEncoding, max_request_bytes(settings), disk_body_limits(settings)),
             Middleware(

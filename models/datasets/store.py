@@ -111,6 +111,8 @@ class DatasetStore:
             Conflict: The id is taken.
         """
         self._root.mkdir(parents=True, exist_ok=True)
+        if source is None:
+            self._limits.require_room(self._root, 0)
         with self._staging.folder() as folder:
             upload = Labeled([], [])
             if source is not None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 from contracts.errors import DiskUnusable
 from contracts.jobs import PICTURE_KINDS, JobKind
@@ -15,6 +16,7 @@ from contracts.settings import MIB, Settings
 from database.installation import require_mounted
 
 _SMALL = 16 * MIB  # what any job may write: progress, charts, images
+Use = Literal["rows", "lines"]
 _INFER_KINDS = PICTURE_KINDS | {"classify", "embed"}
 
 
@@ -34,13 +36,24 @@ def require_disk(settings: Settings, needed: int = 0) -> None:
         _require_writable(settings.store_home)
 
 
-def require_row_room(settings: Settings) -> None:
-    """Check that the disk has room for another row, after which jobs can still end.
+def require_free(settings: Settings, use: Use, free: int) -> None:
+    """Check that there is room to add to the database, after which jobs can still end.
+
+    Args:
+        use: Rows of any size, or lines of the audit logs, such as those of logins, which the rows
+            of other clients do not keep out.
+        free: From `free_of`.
 
     Raises:
         DiskUnusable: The disk is nearly full.
     """
-    _require_free(settings, settings.free_disk_bytes_of_rows, "this request")
+    rows, lines = settings.free_disk_bytes_of_rows, settings.free_disk_bytes_of_lines
+    _require(free, rows if use == "rows" else lines, "this request")
+
+
+def require_row_room(settings: Settings) -> None:
+    """`require_free` for a row of any size. Touches the disk: call it in a thread."""
+    require_free(settings, "rows", free_of(settings.home))
 
 
 class JobRoom:
@@ -81,8 +94,11 @@ class JobRoom:
                 self._taken -= size
 
 
-def _require_free(settings: Settings, needed: int, what: str = "this job") -> None:
-    free = _free(settings.home)
+def _require_free(settings: Settings, needed: int) -> None:
+    _require(free_of(settings.home), needed, "this job")
+
+
+def _require(free: int, needed: int, what: str) -> None:
     if free < needed:
         raise DiskUnusable(
             f"The service's disk has {free // MIB} MB left, and {what} needs about "
@@ -92,7 +108,8 @@ def _require_free(settings: Settings, needed: int, what: str = "this job") -> No
         )
 
 
-def _free(folder: Path) -> int:
+def free_of(folder: Path) -> int:
+    """Bytes that are free on the disk of a folder."""
     with suppress(OSError):
         state = os.statvfs(folder)
         return state.f_bavail * state.f_frsize

@@ -16,7 +16,6 @@ from service.faces.subjects import embedder_in_force
 from service.http.errors import problem_responses
 from service.http.headers import CreateKeyHeader
 from service.http.large_responses import ReadingDep
-from service.jobs.disk_room import require_row_room
 from service.openapi import examples
 from service.threads import run_in_threadpool
 
@@ -54,7 +53,6 @@ async def register_device(
     text. WebCrypto's 64 bytes and the DER of Android and iOS are accepted. Keep the private key in
     the device's key store, where it cannot be exported.
     """
-    await run_in_threadpool(require_row_room, services.settings)
     device = await run_in_threadpool(register, services.faces, subject_id, body, key)
     await audit.record(request, services, "device_registered", subject_id)
     return device

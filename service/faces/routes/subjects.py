@@ -40,6 +40,8 @@ SubjectId = Annotated[
     Path(description="A subject's id.", pattern=SUBJECT_ID, examples=[face_examples.SUBJECT_ID]),
 ]
 _MISSING = problem_responses("subject_not_found", "validation_error", "dependency_unavailable")
+# A consent can be withdrawn, and frames forbidden, while there is room for the line that says it.
+_LARGE_FIELDS = frozenset({"name", "external_id", "metadata"})
 
 
 class SubjectsQuery(BaseModel):
@@ -76,7 +78,6 @@ async def create_subject(
     *, body: NewSubject, services: ServicesDep, key: CreateKeyHeader = None
 ) -> JSONResponse:
     """Add a person by name. An enrollment then adds the templates needed for recognition."""
-    await run_in_threadpool(require_row_room, services.settings)
     subject = await run_in_threadpool(subjects.create, services.faces, body, key)
     return JSONResponse(subject, 201, {"Location": f"{router.prefix}/{subject['id']}"})
 
@@ -138,6 +139,8 @@ async def change_subject(
 
     The audit log keeps who changed a consent or `keep_frames`, or enabled or disabled a face.
     """
+    if body.model_fields_set & _LARGE_FIELDS:
+        await run_in_threadpool(require_row_room, services.settings)
     embedder = await subjects.embedder_in_force(services)
     change = services.faces.subjects.change
     return await run_in_threadpool(

@@ -12,7 +12,7 @@ from contracts.settings import MIB, Settings
 from database.installation import FILE
 from service.auth.scopes import scope_of_job
 from service.jobs import disk_room
-from service.jobs.disk_room import JobRoom, require_disk, require_row_room
+from service.jobs.disk_room import JobRoom, require_disk, require_free, require_row_room
 
 
 def settings(home: Path) -> Settings:
@@ -47,7 +47,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Set
     (tmp_path / FILE).write_text("ins_1\n")
 
     def with_free(free: int) -> Settings:
-        monkeypatch.setattr(disk_room, "_free", lambda _: free)
+        monkeypatch.setattr(disk_room, "free_of", lambda _: free)
         return settings(tmp_path)
 
     return with_free
@@ -83,10 +83,16 @@ def test_jobs_that_are_stored_at_the_same_moment_share_no_room(
     assert accepts(room, "enrollment", 100 * MIB)
 
 
-def test_rows_leave_room_for_the_ends_of_jobs(disk: Callable[[int], Settings]) -> None:
+def test_rows_leave_room_for_logins_and_these_for_the_ends_of_jobs(
+    disk: Callable[[int], Settings],
+) -> None:
     require_row_room(disk(128 * MIB))
     with pytest.raises(DiskUnusable, match="this request needs about 128"):
         require_row_room(disk(128 * MIB - 1))
+    kept = settings(Path())
+    require_free(kept, "lines", 64 * MIB)
+    with pytest.raises(DiskUnusable, match="this request needs about 64"):
+        require_free(kept, "lines", 64 * MIB - 1)
 
 
 def test_no_job_is_accepted_while_the_home_is_missing(tmp_path: Path) -> None:

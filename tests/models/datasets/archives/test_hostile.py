@@ -277,6 +277,14 @@ def test_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert on_disk(tmp_path) - before <= {"datasets", "datasets/.staging"}
 
 
+def test_empty_datasets_leave_the_disk_its_room(tmp_path: Path) -> None:
+    """Each takes a thousand times the bytes that its request has."""
+    (tmp_path / "datasets").mkdir()
+    with pytest.raises(Unavailable, match="no room"):
+        DatasetStore(tmp_path / "datasets", Limits(free_bytes=1 << 60)).create("empty", None)
+    assert on_disk(tmp_path) == {"datasets"}
+
+
 def test_exception_of_the_progress_callback_leaves_nothing(
     store: DatasetStore, tmp_path: Path
 ) -> None:

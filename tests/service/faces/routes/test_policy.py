@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from service.faces.context import FaceServices
 from service.faces.locks.lockout import Lockout
 from service.faces.privacy import erasure, retention
 from service.jobs import disk_room
+from service.middleware import row_room
 from tests.service.face_replies import clip_of, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 from tests.valkey import RealValkey
@@ -659,14 +661,33 @@ def test_a_device_cannot_be_named_so_that_its_removal_erases_the_person(
 
 
 def test_people_and_devices_are_not_added_to_a_nearly_full_disk_and_can_be_deleted(
-    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, free: Callable[[int], None], ada: str
 ) -> None:
-    there = client.post(f"{URL}/subjects", json={"name": "Ada"}).json()["id"]
-    monkeypatch.setattr(disk_room, "_free", lambda _: MIB)
+    where = f"{URL}/subjects/{ada}"
+    assert login(client, ada).status_code == 200
+    free(127 * MIB)
     new = client.post(f"{URL}/subjects", json={"name": "Eve"})
-    device = client.post(
-        f"{URL}/subjects/{there}/devices", json={"device_id": "d", "public_key": PUBLIC}
-    )
-    assert {new.status_code, device.status_code} == {503}
+    device = client.post(f"{where}/devices", json={"device_id": "d", "public_key": PUBLIC})
+    larger = client.patch(where, json={"metadata": {"x": 12_000 * "x"}})
+    assert {new.status_code, device.status_code, larger.status_code} == {503}
     assert new.json()["code"] == device.json()["code"] == "dependency_unavailable"
-    assert client.delete(f"{URL}/subjects/{there}").status_code == 200
+    assert client.patch(where, json={"consent": None}).status_code == 200
+    assert login(client, ada).status_code == 200
+    free(63 * MIB)
+    assert client.patch(where, json={"consent": None}).status_code == 503
+    assert client.get(f"{where}/export").status_code == 503
+    assert login(client, ada).status_code == 503
+    assert client.get(where).status_code == 200
+    assert client.delete(where).status_code == 200
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Sets how many bytes the disk has left, noticed at once."""
+
+    def set_free(size: int) -> None:
+        for module in (disk_room, row_room):
+            monkeypatch.setattr(module, "free_of", lambda _: size)
+
+    monkeypatch.setattr(row_room, "_SECONDS", 0)
+    return set_free
