@@ -28,6 +28,7 @@ import contextvars
 import logging
 import secrets
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -37,7 +38,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contracts.settings import Settings
-from service.connections.eviction import RefusedNetworks, to_evict
+from service.connections.eviction import EVICTED_SHARE, RefusedNetworks, to_evict
 from service.connections.framing import Framing
 from service.connections.half_closed import has_peer_gone
 from service.connections.joined_writes import JoinedWrites
@@ -447,9 +448,14 @@ class TimeoutProtocol(HttpToolsProtocol):
         evicted = to_evict(self, known, self.max_connections)
         for connection in evicted or ():
             connection._evict()
-        if evicted == []:
+        if evicted is not None and self._gained_little(evicted):
             self.refused.add(self.network, now)
         return evicted is None or bool(evicted)
+
+    def _gained_little(self, evicted: Sequence[Any]) -> bool:
+        """Whether all that a look found were a few connections of its own address."""
+        is_own = all(connection.network == self.network for connection in evicted)
+        return is_own and len(evicted) * 2 * EVICTED_SHARE < self.max_connections
 
     @property
     def is_closing(self) -> bool:

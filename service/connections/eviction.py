@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from service.connections.descriptors import LEAVING_SHARE
 
 _GREEDY_SHARE = 4  # one in so many connections may be slow, whoever else comes
-_EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
+EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
 _REFUSED_SECONDS = 0.1  # for which nobody looks for an address again, where nothing was found
 
 
@@ -71,7 +71,7 @@ def to_evict(
     stuck = [c for c in known if c.is_stuck]
     if len(others) + len(stuck) + excess < limit:
         return None
-    few = max(1, limit // _EVICTED_SHARE)
+    few = max(1, limit // EVICTED_SHARE)
     own = [c for c in others if c.network == newcomer.network]
     most = _crowd(others)
     is_own = _is_greedy(own, limit)
@@ -90,7 +90,7 @@ def to_evict(
     )
     crowd = next((crowd for crowd in crowds if crowd), [])
     crowd.sort(key=lambda c: c.waits_since)
-    return crowd[: max(1, min(len(crowd) // 2, len(others) // _EVICTED_SHARE))]
+    return crowd[: max(1, min(len(crowd) // 2, len(others) // EVICTED_SHARE))]
 
 
 class RefusedNetworks:

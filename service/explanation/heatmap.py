@@ -74,6 +74,12 @@ class HeatmapHandler:
             self._check_count(len(uploads))
             return await while_connected(self.request, self._answer(network, version, uploads))
 
+    async def _check(self, network: ServedVersion, uploads: Sequence[Upload]) -> None:
+        """Decode the images, which the job does again, so that nothing holds the pixels."""
+        decoded = await self._decode(network, uploads)
+        if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
+            raise decoded[0].image
+
     async def submit_job(self, key: str | None) -> Job:
         """A job that will compute the heatmaps. Images are decoded, and refused, before it is made.
 
@@ -92,9 +98,7 @@ class HeatmapHandler:
             await self.services.job_queue.require_room_unread("heatmap", key, client)
             uploads = await self._uploads(network)
             self._check_count(len(uploads), as_job=True)
-            decoded = await while_connected(self.request, self._decode(network, uploads))
-            if len(decoded) == 1 and isinstance(decoded[0].image, OpsinError):
-                raise decoded[0].image
+            await while_connected(self.request, self._check(network, uploads))
             await require_still_usable(self.services, network.manifest)
             request = self._job_request(network, version, uploads)
             inputs = {

@@ -6,6 +6,7 @@ response.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Protocol, TypeVar
 
@@ -177,24 +178,43 @@ class InferenceHandler:
             client = quota_key(self.request.scope)
             await self.services.job_queue.require_room_unread(self.params.operation, key, client)
             uploads = await self._uploads(network)
-            decoded = await while_connected(self.request, self.decode(network, uploads))
-            await require_still_usable(self.services, network.manifest)
-            params = repr(sorted(asdict(self.params).items()))
-            digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
-            return await self.services.job_queue.submit(
-                self.params.operation,
-                network.name,
-                version,
-                request={
-                    "resize": self.params.resize or default_resize(network),
-                    "top_k": self.params.top_k,
-                    "asked": self.params.version,
-                    "input_size": network.input_size,
-                },
-                items=[_job_item(upload) for upload in decoded],
-                idempotency=(key, digest) if key else None,
-                client=client,
-            )
+            height, width = network.input_size
+            pixels = self.services.job_queue.pixels
+            # Of hundreds of requests, most wait for the database with all their images decoded.
+            with ExitStack() as held:
+                held.enter_context(pixels.held(client, len(uploads) * height * width * 3))
+                job = self._store(network, version, uploads, key, client=client, held=held)
+                return await while_connected(self.request, job)
+
+    async def _store(
+        self,
+        network: ServedVersion,
+        version: int,
+        uploads: Sequence[Upload],
+        key: str | None,
+        *,
+        client: str,
+        held: ExitStack,
+    ) -> Job:
+        decoded = await self.decode(network, uploads)
+        await require_still_usable(self.services, network.manifest)
+        params = repr(sorted(asdict(self.params).items()))
+        digest = await asyncio.to_thread(request_fingerprint, params, uploads) if key else ""
+        return await self.services.job_queue.submit(
+            self.params.operation,
+            network.name,
+            version,
+            request={
+                "resize": self.params.resize or default_resize(network),
+                "top_k": self.params.top_k,
+                "asked": self.params.version,
+                "input_size": network.input_size,
+            },
+            items=[_job_item(upload) for upload in decoded],
+            idempotency=(key, digest) if key else None,
+            client=client,
+            held=held,
+        )
 
     def choose(self) -> tuple[ServedVersion, int]:
         """The version that answers, checked before anything is uploaded."""

@@ -13,6 +13,7 @@ removed, and the periodic check sends the task of a row that has none.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -32,7 +33,7 @@ from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.keys import Scope
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, Pixels, pack_bundle
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.tracing.origin import current_origin
 from database.idempotency import IdempotencyKey
 from database.jobs.files import JobFiles
@@ -43,6 +44,7 @@ from models.faces.provenance import require_named
 from models.store.store import Store
 from service.auth.job_scopes import scopes_of_request
 from service.detached import DetachedTasks
+from service.fair_budget import FairBudget
 from service.jobs.disk_room import JobRoom
 from service.periodic import PeriodicTask
 from service.threads import run_in_threadpool
@@ -55,6 +57,8 @@ _PURGE_SECONDS = 600.0
 _FIRST_SECONDS = 60.0  # before the first one, which may come soon after a start
 _MAX_UNREAD = 16  # notifications of one queue; each wakes one job worker
 _MAX_TASKS = 10_000  # of one model; a kilobyte each, and those of cancelled jobs are among them
+_PIXEL_BYTES = 256 * MIB  # decoded, of requests that wait to store them in this process
+_TOO_MANY = "Too many jobs are being stored. Retry soon."
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,9 @@ class JobItem:
 
 class JobQueue:
     """Accepts jobs, and checks regularly that each one is worked on.
+
+    Attributes:
+        pixels: What requests hold of decoded images until they are stored.
 
     Args:
         client: Redis, with responses as bytes.
@@ -105,6 +112,8 @@ class JobQueue:
         self._files = files
         self._versions = store
         self._room = JobRoom(settings)
+        self.pixels = FairBudget(_PIXEL_BYTES, _TOO_MANY)
+        self._inputs = FairBudget(settings.upload_budget_mb * MIB, _TOO_MANY)
         self._limit = settings.job_limit
         self._retention = timedelta(hours=settings.job_retention_hours)
         self._accepting = DetachedTasks()
@@ -139,6 +148,7 @@ class JobQueue:
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
         client: str | None = None,
+        held: ExitStack | None = None,
     ) -> Job:
         """Store a job for an inference worker and send its task.
 
@@ -151,6 +161,8 @@ class JobQueue:
             idempotency: The client's key and the sha256 of the request. The same key and digest
                 return the first job.
             client: From `quota_key`; one client cannot take all places.
+            held: What the images hold of `pixels`, until they are stored; if the caller is
+                cancelled, what goes on without it takes that over.
 
         Raises:
             QueueFull: There are too many unfinished jobs.
@@ -167,9 +179,10 @@ class JobQueue:
             "items": [_item_info(item) for item in items],
         }
         created = await self._accept(
-            run_in_threadpool(self._store_images, job_id, kind, items),
+            lambda is_gone: run_in_threadpool(self._store_images, job_id, kind, items, is_gone),
             partial(self._create, kind, full_request, idempotency, job_id, client),
             partial(run_in_threadpool, self._files.remove, job_id),
+            held,
         )
         if created.is_new:
             await self._send(created.job.id, None, network)
@@ -203,12 +216,17 @@ class JobQueue:
             NotFound: As for `submit`.
         """
         await self.require_room(kind, idempotency=idempotency, client=client)
-        job_id = new_job_id()
-        created = await self._accept(
-            run_in_threadpool(self._store_inputs, job_id, kind, inputs or {}),
-            partial(self._create, kind, request, idempotency, job_id, client, scopes=scopes),
-            partial(run_in_threadpool, self._files.remove, job_id),
-        )
+        job_id, files = new_job_id(), inputs or {}
+        with ExitStack() as held:
+            # Their bodies were counted while they were read. They stay after the request, if the
+            # caller is cancelled now.
+            held.enter_context(self._inputs.held(client or "", _size_of(files)))
+            created = await self._accept(
+                lambda is_gone: run_in_threadpool(self._store_inputs, job_id, kind, files, is_gone),
+                partial(self._create, kind, request, idempotency, job_id, client, scopes=scopes),
+                partial(run_in_threadpool, self._files.remove, job_id),
+                held,
+            )
         if created.is_new:
             await self._send(job_id, WORK_QUEUES[kind], "")
         return created.job
@@ -265,19 +283,24 @@ class JobQueue:
 
     async def _accept(
         self,
-        store: Coroutine[Any, Any, None],
+        store: Callable[[Event], Coroutine[Any, Any, None]],
         create: Callable[[], CreatedJob],
         discard: Callable[[], Awaitable[object]],
+        held: ExitStack | None = None,
     ) -> CreatedJob:
         """Store the input of a job, then create the row; without a row the input is discarded.
 
         If the caller's time is over, that goes on without it: otherwise the input would stay.
         """
         is_gone = Event()
+        task = self._accepting.start(_accepted(store(is_gone), create, discard, is_gone))
         try:
-            return await self._accepting.completed(_accepted(store, create, discard, is_gone))
+            return await asyncio.shield(task)
         except asyncio.CancelledError:
             is_gone.set()
+            if held is not None:
+                kept = held.pop_all()
+                task.add_done_callback(lambda _: kept.close())
             raise
 
     def _create(
@@ -304,19 +327,24 @@ class JobQueue:
             check=partial(require_named, store, request) if "faces" in own else None,
         )
 
-    def _store_images(self, job_id: str, kind: JobKind, items: Sequence[JobItem]) -> None:
+    def _store_images(
+        self, job_id: str, kind: JobKind, items: Sequence[JobItem], is_gone: Event
+    ) -> None:
+        _require_caller(is_gone)  # after the wait for a thread
         packed = [
             Item(bytes(16), 0, 0, "", item.content).pack()
             for item in items
             if not isinstance(item.content, ItemError)
         ]
         inputs = {redis_keys.JOB_INPUT: pack_bundle(packed)} if packed else {}
-        self._store_inputs(job_id, kind, inputs)
+        self._store_inputs(job_id, kind, inputs, is_gone)
 
-    def _store_inputs(self, job_id: str, kind: JobKind, inputs: Mapping[str, bytes | Path]) -> None:
+    def _store_inputs(
+        self, job_id: str, kind: JobKind, inputs: Mapping[str, bytes | Path], is_gone: Event
+    ) -> None:
         """Without inputs, as for filters, the results need room too."""
-        size = sum(len(content) for content in inputs.values() if isinstance(content, bytes))
-        with self._room.taken(kind, size):
+        _require_caller(is_gone)
+        with self._room.taken(kind, _size_of(inputs)):
             self._files.store_inputs(job_id, inputs)
 
     async def _send(self, job_id: str, queue: str | None, network: str) -> None:
@@ -384,8 +412,7 @@ async def _accepted(
     is_gone: Event,
 ) -> CreatedJob:
     def create_unless_gone() -> CreatedJob:
-        if is_gone.is_set():
-            raise DeadlineExceeded("Nobody waits for the job any more.")
+        _require_caller(is_gone)
         return create()
 
     try:
@@ -397,6 +424,16 @@ async def _accepted(
     if not created.is_new:
         await discard()
     return created
+
+
+def _size_of(inputs: Mapping[str, bytes | Path]) -> int:
+    """Bytes in memory; a file is on the disk already."""
+    return sum(len(content) for content in inputs.values() if isinstance(content, bytes))
+
+
+def _require_caller(is_gone: Event) -> None:
+    if is_gone.is_set():
+        raise DeadlineExceeded("Nobody waits for the job any more.")
 
 
 def _key_of(kind: JobKind, idempotency: tuple[str, str] | None) -> IdempotencyKey | None:

@@ -19,7 +19,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -62,7 +62,7 @@ from contracts.queue.explain_messages import (
 from contracts.queue.heartbeat import HeldModel, WorkerBeat
 from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from database.audit import Audit
 from database.datasets import DatasetRows
 from database.engine import open_engine
@@ -92,6 +92,7 @@ from service.dependencies import Services
 from service.explanation.cache import ExplanationCache
 from service.explanation.layers import LayerCheck
 from service.faces.context import FaceServices, open_face_services
+from service.fair_budget import FairBudget
 from service.inference.fair_pool import CALLER
 from service.jobs.queue import JobItem
 from service.metrics.request_record import current_record
@@ -370,6 +371,7 @@ class FakeJobs:
     erased: list[tuple[str, frozenset[tuple[str, int]]]] = field(default_factory=list)
     reads: int = 0
     is_full: bool = False
+    pixels: FairBudget = field(default_factory=lambda: FairBudget(MIB, "Too many. Retry soon."))
 
     async def require_room_unread(
         self, _kind: JobKind, key: str | None, _client: str | None
@@ -406,7 +408,9 @@ class FakeJobs:
         items: Sequence[JobItem],
         idempotency: tuple[str, str] | None,
         client: str | None = None,
+        held: ExitStack | None = None,
     ) -> Job:
+        del held
         self.clients.append(client)
         if (first := self._first(idempotency)) is not None:
             return first

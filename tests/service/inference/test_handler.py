@@ -8,6 +8,7 @@ import pytest
 
 from contracts.errors import InternalError, NoWorker, OpsinError, QueueFull
 from contracts.queue.messages import Reply
+from contracts.settings import MIB
 from models.serving.outputs import Output, OutputReader
 from tests.service.parts import SERVED, FakeServices, gray_png
 
@@ -226,6 +227,17 @@ def test_respond_async_returns_a_job(
     assert (good.name, good.width, good.height) == ("a", 40, 30)
     assert getattr(good.content, "shape", None) == (227, 227, 3)
     assert getattr(bad.content, "code", None) == "invalid_image"
+
+
+def test_images_of_a_job_are_not_decoded_while_too_many_wait_to_be_stored(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    headers = PNG | {"Prefer": "respond-async"}
+    with fakes.jobs.pixels.held("another client", MIB):
+        answer = client.post("/v1/classify", content=gray_png(), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (429, "queue_full")
+        assert client.post("/v1/classify", content=gray_png(), headers=PNG).status_code == 200
+    assert client.post("/v1/classify", content=gray_png(), headers=headers).status_code == 202
 
 
 def test_other_preferences_are_ignored(client: httpx.Client) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -270,6 +270,51 @@ def test_whoever_gives_up_while_a_job_is_stored_leaves_nothing(
         assert parts.folders() == set()
         assert await parts.client.keys("*") == []
         assert listed(parts.jobs).items == []
+
+    run(tmp_path, valkey, test)
+
+
+@pytest.mark.parametrize("has_images", [True, False])
+def test_what_callers_that_have_gone_hold_counts_until_it_is_let_go(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, has_images: bool
+) -> None:
+    """By hanging up, while the threads are busy: thousands would fill the memory."""
+
+    async def test(parts: Parts) -> None:
+        is_waiting, may_go_on = asyncio.Event(), asyncio.Event()
+        queue = parts.job_queue
+
+        async def slow(function: Callable[..., T], *args: Any, **options: Any) -> T:
+            if "_store" in getattr(function, "__name__", ""):
+                is_waiting.set()
+                await may_go_on.wait()
+            return await run_in_threadpool(function, *args, **options)
+
+        monkeypatch.setattr(queue_module, "run_in_threadpool", slow)
+        budget = queue.pixels if has_images else queue._inputs
+        size = budget._budget // 2
+
+        async def submit() -> None:
+            if not has_images:
+                await queue.submit_work("dream", {}, inputs={"image": b"1"}, client="a")
+                return
+            item = JobItem(None, 8, 8, np.zeros((8, 8, 3), np.uint8))
+            with ExitStack() as held:
+                held.enter_context(budget.held("a", size))
+                await queue.submit(
+                    "classify", "net", 1, request={}, items=[item], idempotency=None, held=held
+                )
+
+        task = asyncio.ensure_future(submit())
+        await asyncio.wait_for(is_waiting.wait(), 20)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with pytest.raises(QueueFull):
+            budget.require("a", size)
+        may_go_on.set()
+        await queue.stop()
+        budget.require("a", size)
+        assert (parts.folders(), listed(parts.jobs).items) == (set(), [])
 
     run(tmp_path, valkey, test)
 
