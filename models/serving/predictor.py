@@ -8,12 +8,13 @@ version, from the catalog or trained here. The runtime is selected when the vers
 
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from contracts.errors import VersionNotFound
+from contracts.errors import Unavailable, VersionNotFound
 from contracts.faces.faces import FACE_MODEL
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.inference.manifest import Endpoint, Manifest
@@ -34,6 +35,9 @@ _ENDPOINTS: dict[VectorOperation, Endpoint] = {"classify": "serve", "embed": "fe
 _KNEE = 0.97
 # The fixed cost of a batch besides computing: taking its items and sending their replies.
 _BATCH_SECONDS = 0.003
+# Nothing interrupts a batch, so the images of all other models wait for it.
+_MAX_BATCH_SECONDS = 0.5
+_MAX_IMAGE_SECONDS = 10.0
 
 
 class VersionPredictor:
@@ -55,7 +59,7 @@ class VersionPredictor:
         base: What may compute its images together with those of other versions, whose `base` is the
             same object then; None if nothing may.
         batch_sizes: The sizes to warm up, and to pad a batch to if the runtime pads, ascending;
-            `warm` drops those beyond the knee.
+            `warm` drops those beyond the knee, and those that take too long.
         load_seconds: The duration of reading, compiling and checking.
     """
 
@@ -111,11 +115,17 @@ class VersionPredictor:
         is loaded, single images may seem cheap only because nothing came in between; with a limit
         of one image, each took 1.5 times as much from then on.
 
+        Sizes that take more than half a second are dropped as well, but one image always remains.
+        What was not tried would cost as much for each image as the largest size that was.
+
         What was measured for a base is not measured again for the next version that shares it.
 
         Args:
             seconds: Larger batches are tried until an operation has taken this long. A slow
                 network would gain little from them.
+
+        Raises:
+            Unavailable: One image takes so long that others would wait too long for it.
         """
         measured = [name for name in _ENDPOINTS if name in self.operations]
         largest = self.batch_sizes[-1]
@@ -125,15 +135,26 @@ class VersionPredictor:
             return
         self._runtime.parallelize()
         costs = self._costs(measured[0], seconds, rounds=3)
+        self._require_speed(costs.passed[self.batch_sizes[0]])
+        limit = _most_in_time(costs.passed, self.batch_sizes)
         knee = max(map(_knee, (costs.passed, costs.used)))
         if knee != max(costs.passed):  # otherwise a size that was not tried might be better
-            sizes = tuple(size for size in self.batch_sizes if size <= knee)
-            self._batches = Batches(sizes, self._runtime.pads)
+            limit = min(limit, knee)
+        sizes = tuple(size for size in self.batch_sizes if size <= limit)
+        self._batches = Batches(sizes, self._runtime.pads)
         if self.base is not None:
             self.base.batch_sizes[largest] = self.batch_sizes
             return
         for operation in measured[1:]:
             self._costs(operation, seconds, rounds=1)
+
+    def _require_speed(self, seconds: float) -> None:
+        if seconds > _MAX_IMAGE_SECONDS:
+            raise Unavailable(
+                f"Version {self.version} takes {seconds:.0f} seconds for one image, and the images "
+                f"of all models would wait for it; {_MAX_IMAGE_SECONDS:.0f} are the limit. Use a "
+                "smaller image_size or network, or a faster machine."
+            )
 
     def _costs(self, operation: VectorOperation, seconds: float, rounds: int) -> "_Costs":
         """What an image costs at each batch size there is time for, the least of some rounds.
@@ -262,6 +283,20 @@ def _knee(costs: dict[int, float]) -> int:
     """The smallest size that costs little more than the cheapest one."""
     lowest = min(costs.values())
     return next(size for size, cost in costs.items() if cost * _KNEE <= lowest)
+
+
+def _most_in_time(costs: dict[int, float], sizes: Sequence[int]) -> int:
+    """The largest size that takes no more than `_MAX_BATCH_SECONDS`, or the smallest one.
+
+    Args:
+        costs: What was measured.
+        sizes: All, ascending.
+    """
+    largest_tried = max(costs)
+    in_time = [
+        size for size in sizes if size * costs.get(size, costs[largest_tried]) <= _MAX_BATCH_SECONDS
+    ]
+    return max(in_time, default=sizes[0])
 
 
 def _explain_endpoint(hires: bool) -> Endpoint:

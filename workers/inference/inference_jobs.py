@@ -73,7 +73,7 @@ class InferenceJobRunner:
         files: Holds the images of the jobs.
         models: The versions in memory.
         worker_id: The owner of the leases.
-        batch_limit: The largest batch; a job can be cancelled between two batches.
+        batch_limit: The largest batch of any model; a job can be cancelled between two batches.
         batcher: Answers waiting clients before each batch, and while the database is waited for.
         consents: Of those whom the versions were trained on.
         metrics: Count the batches and their images.
@@ -142,18 +142,19 @@ class InferenceJobRunner:
         self._call(self.consents.require, predictor.manifest)
         images = self._images(lease)
         vectors: list[Vector] = []
-        for start in range(0, len(images), self.batch_limit):
+        limit = min(self.batch_limit, predictor.batch_sizes[-1])
+        for start in range(0, len(images), limit):
             if self._call(self.leases.is_cancel_requested, lease.job_id):
                 return self._call(self.leases.cancel, lease)
             self.batcher.run_faster_queues()
-            batch = np.stack(images[start : start + self.batch_limit])
+            batch = np.stack(images[start : start + limit])
             vectors.extend(self._run_batch(lease, predictor, batch))
             fraction = len(vectors) / len(images)
             progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
             owned = self._call(self.leases.progress, lease, progress)
             if not (owned and self._call(self.leases.heartbeat, lease, LEASE_SECONDS)):
                 return False
-        result = _response(lease, predictor, vectors, time.monotonic() - began, self.batch_limit)
+        result = _response(lease, predictor, vectors, time.monotonic() - began, limit)
         content = result.model_dump(mode="json", exclude_none=True)
         return self._call(self.leases.succeed, lease, content)
 

@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -6,10 +7,11 @@ from weakref import WeakValueDictionary
 import numpy as np
 import pytest
 
+from contracts.errors import Unavailable
 from models.serving.batching import Outputs
 from models.serving.openvino import graph, shared_base
 from models.serving.openvino.runtime import OpenVinoRuntime
-from models.serving.predictor import load_version
+from models.serving.predictor import VersionPredictor, load_version
 from models.serving.reference import REFERENCE, Reference
 from models.serving.runtime import Runtime, RuntimeOptions, RuntimeUnavailableError
 from models.serving.selection import choose_runtime, tensorflow_runtime
@@ -46,6 +48,20 @@ def test_warm_keeps_measured_batch_sizes(tiny: Store) -> None:
     assert predictor.run("classify", PICTURES).shape == (5, 2)
 
 
+def warmed(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    timed: Callable[[int], tuple[float, float]],
+    seconds: float = 60,
+) -> VersionPredictor:
+    """A predictor whose batches of a size seem to take the seconds and processor time."""
+    monkeypatch.setattr(shared_base, "_bases", WeakValueDictionary())  # nothing is known
+    predictor = load_version(store, "pets", max_batch_size=4, options=EXACT)
+    monkeypatch.setattr(predictor, "_timed", lambda _, images: timed(len(images)))
+    predictor.warm(seconds=seconds)
+    return predictor
+
+
 @pytest.mark.parametrize(
     ("passed", "used", "expected"),
     [
@@ -54,11 +70,14 @@ def test_warm_keeps_measured_batch_sizes(tiny: Store) -> None:
             {1: 0.01, 2: 0.02, 4: 0.04},
             4,
         ),  # a batch has a cost of its own
-        ({1: 9.0, 2: 18, 4: 36}, {1: 9.0, 2: 18, 4: 36}, 1),
+        ({1: 0.1, 2: 0.21, 4: 0.42}, {1: 0.1, 2: 0.21, 4: 0.42}, 1),
         # A busy machine: nothing came in between while one image was measured.
-        ({1: 9.0, 2: 52, 4: 104}, {1: 15.0, 2: 24, 4: 40}, 4),
+        ({1: 0.04, 2: 0.22, 4: 0.44}, {1: 0.06, 2: 0.1, 4: 0.16}, 4),
         # Threads that wait for each other take no processor time, but the images wait.
-        ({1: 30.0, 2: 32, 4: 40}, {1: 30.0, 2: 60, 4: 120}, 4),
+        ({1: 0.3, 2: 0.32, 4: 0.4}, {1: 0.3, 2: 0.6, 4: 1.2}, 4),
+        # Nothing interrupts a batch, and others wait for it.
+        ({1: 0.3, 2: 0.4, 4: 0.6}, {1: 0.3, 2: 0.4, 4: 0.6}, 2),
+        ({1: 3.0, 2: 3.1, 4: 3.2}, {1: 3.0, 2: 3.1, 4: 3.2}, 1),
     ],
 )
 def test_batches_are_as_large_as_saves_time_or_work(
@@ -68,13 +87,30 @@ def test_batches_are_as_large_as_saves_time_or_work(
     used: dict[int, float],
     expected: int,
 ) -> None:
-    monkeypatch.setattr(shared_base, "_bases", WeakValueDictionary())  # nothing is known
-    predictor = load_version(tiny, "pets", max_batch_size=4, options=EXACT)
-    monkeypatch.setattr(
-        predictor, "_timed", lambda _, images: (passed[len(images)], used[len(images)])
-    )
-    predictor.warm(seconds=60)
+    predictor = warmed(tiny, monkeypatch, lambda size: (passed[size], used[size]))
     assert predictor.batch_sizes[-1] == expected
+
+
+@pytest.mark.parametrize(("seconds", "expected"), [(0.01, 4), (0.15, 2), (1.6, 1)])
+def test_a_slow_network_has_small_batches_although_larger_ones_were_not_tried(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch, seconds: float, expected: int
+) -> None:
+    tried: list[int] = []
+
+    def timed(size: int) -> tuple[float, float]:
+        tried.append(size)
+        return size * seconds, size * seconds
+
+    predictor = warmed(tiny, monkeypatch, timed, seconds=0)
+    assert set(tried) == {1}
+    assert predictor.batch_sizes[-1] == expected
+
+
+def test_a_network_that_is_far_too_slow_is_not_served(
+    tiny: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Unavailable, match="takes 12 seconds for one image"):
+        warmed(tiny, monkeypatch, lambda size: (12.0 * size, 12.0 * size))
 
 
 @pytest.mark.parametrize("pieces", [(1,), (1, 2), (1, 2, 3)])

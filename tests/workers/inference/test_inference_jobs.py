@@ -41,6 +41,7 @@ class Network:
     """Embeds an image as its brightness."""
 
     operations = ("embed",)
+    batch_sizes: tuple[int, ...] = (1, 2, 4)
     labels: tuple[Any, ...] = ()
 
     def __init__(self, version: int = 1, subjects: Sequence[str] = ()) -> None:
@@ -159,6 +160,14 @@ def test_its_images_are_counted(worker: JobWorker) -> None:
     assert counted[f"computed_images_total\x1f{labels}\x1f"] == [2]
     assert counted[f"executions_total\x1f{labels}"] == [1]
     assert counted[f"batch_images\x1f{labels}"][-2:] == [1, 2]  # one batch; its images
+
+
+def test_batches_of_a_slow_network_are_as_small_as_those_of_its_queue(worker: JobWorker) -> None:
+    network = Network()
+    network.batch_sizes = (1,)
+    worker.models.add("bright", network)  # type: ignore[arg-type]
+    assert worker.run(worker.create()).state == "succeeded"
+    assert worker.metrics.read()["c"]["executions_total\x1fbright\x1f1\x1fembed"] == [2]
 
 
 INFER: tuple[Scope, ...] = ("infer",)
