@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from service.inference.fair_pool import CALLER, NOBODY
 from service.threads import CHANGES
 
 _LONGEST_REST_SECONDS = 1.0
@@ -45,13 +46,14 @@ class SharedCheck:
             if (rest := self._rests_until - time.monotonic()) > 0:
                 await asyncio.sleep(rest)
             began = time.monotonic()
-            # A read, whoever asks: requests that read wait for it too, so it must not wait for the
-            # threads of those that change something.
-            token = CHANGES.set(False)
+            # The service's own read, whoever asks: all requests wait for it, so it must not wait
+            # for the threads of any client.
+            changes, caller = CHANGES.set(False), CALLER.set(NOBODY)
             try:
                 await self._check()
             finally:
-                CHANGES.reset(token)
+                CHANGES.reset(changes)
+                CALLER.reset(caller)
                 now = time.monotonic()
                 due = (now - began) * (1 / self._share - 1)
                 self._rests_until = now + min(due, _LONGEST_REST_SECONDS)

@@ -2,36 +2,32 @@
 
 Requests that change something wait for each other: for the database's one writer, for locks, for
 the disk. They have threads of their own, so that two hundred of them do not keep those waiting that
-only read, nor the background tasks that read keys and renew what must not expire. One client has
-half of them at most. What is only computed waits for neither.
+only read. The service itself, which reads keys and renews what must not expire, waits for neither.
+One client has a part of either threads at most; the rest of its calls wait until the others' have
+begun. What is only computed has threads of its own too.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
-from service.inference.fair_pool import CALLER
+from service.inference.fair_pool import CALLER, NOBODY
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHANGING_THREADS = 24
-_CHANGING_THREADS_OF_ONE = 12
 _COMPUTING_THREADS = 4
 _MANY_VALUES = 2000  # of a response; to assemble and write them takes milliseconds
 
 CHANGES: ContextVar[bool] = ContextVar("changes", default=False)
 """Whether the request may change something; set by `service.middleware.authentication`."""
 
-_CHANGING: RunVar[CapacityLimiter] = RunVar("changing_threads")
-_SHARES: "RunVar[dict[str, _Share]]" = RunVar("shares_of_changing_threads")
 _COMPUTING: RunVar[CapacityLimiter] = RunVar("computing_threads")
 
 
@@ -39,37 +35,55 @@ _COMPUTING: RunVar[CapacityLimiter] = RunVar("computing_threads")
 class _Share:
     """What one client has of the threads, and how many of its calls use or await them."""
 
-    threads: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(_CHANGING_THREADS_OF_ONE)
-    )
+    threads: asyncio.Semaphore
     calls: int = 0
+
+
+class _FairThreads:
+    """Threads for one sort of calls.
+
+    Args:
+        name: Of the sort.
+        threads: Calls that run at the same time in an event loop.
+        share: Of those, the calls of one client.
+    """
+
+    def __init__(self, name: str, threads: int, share: int) -> None:
+        self._threads = threads
+        self._share = share
+        self._limiter: RunVar[CapacityLimiter] = RunVar(f"{name}_threads")
+        self._shares: RunVar[dict[str, _Share]] = RunVar(f"{name}_shares")
+
+    async def run(self, call: Callable[[], T], client: str) -> T:
+        """The result of a call, which begins when the client has fewer than its share."""
+        shares = self.shares()
+        share = shares.setdefault(client, _Share(asyncio.Semaphore(self._share)))
+        share.calls += 1
+        try:
+            async with share.threads:
+                limiter = _of_loop(self._limiter, partial(CapacityLimiter, self._threads))
+                return await to_thread.run_sync(call, limiter=limiter)
+        finally:
+            share.calls -= 1
+            if not share.calls:
+                del shares[client]
+
+    def shares(self) -> dict[str, _Share]:
+        """Those of the clients that use or await threads."""
+        return _of_loop(self._shares, dict[str, _Share])
+
+
+_CHANGING = _FairThreads("changing", threads=24, share=12)
+_READING = _FairThreads("reading", threads=32, share=8)
 
 
 async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that blocks in a thread, and return its result."""
     call = partial(function, *args, **kwargs)
-    if not CHANGES.get():
-        return await to_thread.run_sync(call)
-    async with _share():
-        limiter = _of_loop(_CHANGING, partial(CapacityLimiter, _CHANGING_THREADS))
-        return await to_thread.run_sync(call, limiter=limiter)
-
-
-@asynccontextmanager
-async def _share() -> AsyncIterator[None]:
-    """Wait until the client of this request has fewer threads than it may have."""
-    caller = CALLER.get(None)
-    client = "" if caller is None else caller.client
-    shares = _of_loop(_SHARES, dict[str, _Share])
-    share = shares.setdefault(client, _Share())
-    share.calls += 1
-    try:
-        async with share.threads:
-            yield
-    finally:
-        share.calls -= 1
-        if not share.calls:
-            del shares[client]
+    client = CALLER.get(NOBODY).client
+    if CHANGES.get():
+        return await _CHANGING.run(call, client)
+    return await (_READING.run(call, client) if client else to_thread.run_sync(call))
 
 
 def are_many(values: int) -> bool:

@@ -46,6 +46,7 @@ async def request_explanations(
     *,
     note: bytes,
     deadline: Deadline,
+    kept: int = 0,
 ) -> list[ExplainResult | OpsinError]:
     """Run one explain request for each image and return the results in order.
 
@@ -55,6 +56,7 @@ async def request_explanations(
         items: The images.
         note: The request, encoded.
         deadline: When all results must have arrived.
+        kept: Bytes that the request keeps besides the images until then.
 
     Raises:
         OpsinError: The request failed as a whole.
@@ -84,6 +86,7 @@ async def request_explanations(
             deadline=deadline.at,
             classes=[items[index].class_index for index in missing],
             note=note,
+            kept=kept,
         )
     record.answered += [""] * (len(items) - len(missing))
     for index, reply in zip(missing, replies, strict=True):

@@ -153,6 +153,7 @@ class HeatmapHandler:
                 items,
                 note=question.pack(),
                 deadline=self.deadline,
+                kept=sum(map(_kept_bytes, decoded)),
             )
         )
         return [
@@ -220,6 +221,12 @@ class HeatmapHandler:
             deadline=self.deadline,
             keep_pixels=_MAX_KEPT_PIXELS if self.options.draws_on_image else 0,
         )
+
+
+def _kept_bytes(upload: DecodedUpload) -> int:
+    """Bytes of an image in full size, on which its heatmap is drawn; Pillow takes four a pixel."""
+    full = None if isinstance(upload.image, OpsinError) else upload.image.full_size
+    return 0 if full is None else 4 * full.width * full.height
 
 
 def _all_or_error(

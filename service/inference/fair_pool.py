@@ -30,7 +30,7 @@ class Caller(NamedTuple):
     request: int
 
 
-_NOBODY = Caller("", 0)
+NOBODY = Caller("", 0)
 CALLER: ContextVar[Caller] = ContextVar("caller")
 """Set for each request by `service.middleware.authentication`."""
 
@@ -166,7 +166,7 @@ class FairPool:
         if deadline_seconds <= 0:
             raise DeadlineExceeded(self._late)
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        task = _Task(work, pixels, CALLER.get(_NOBODY), result)
+        task = _Task(work, pixels, CALLER.get(NOBODY), result)
         with self._lock:
             self._queue.put(task)
         self._start()
@@ -200,7 +200,7 @@ class FairPool:
         if self._closed:
             raise Draining("The service is shutting down. Send it again.", retry_after=1)
         with self._lock:
-            mine = self._queue.count(CALLER.get(_NOBODY).client)
+            mine = self._queue.count(CALLER.get(NOBODY).client)
             total = sum(one.count for one in self._queue.clients.values())
         if mine >= self._share or total >= self._places:
             raise QueueFull(self._full, retry_after=1)

@@ -28,12 +28,14 @@ from contracts.queue import redis_keys
 from contracts.queue.messages import ID_LENGTH, IMAGE_ID_LENGTH, TOP_CLASS, Item, Pixels, Reply
 from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.random_bytes import random_bytes
+from contracts.settings import MIB
 from contracts.tracing.attributes import attributes_of
 from contracts.tracing.origin import NO_ORIGIN, Origin, current_origin
 from contracts.tracing.spans import current_span, span
 from models.catalog import queue_of
 from service.detached import DetachedTasks
-from service.inference.fair_pool import CALLER
+from service.fair_budget import FairBudget
+from service.inference.fair_pool import CALLER, NOBODY
 from service.metrics.request_record import current_record
 from service.queue.admission import Admission, queue_full
 from service.queue.client import Push, QueueClient
@@ -45,6 +47,7 @@ from service.queue.workers import WorkerRegistry
 log = structlog.get_logger()
 T = TypeVar("T")
 
+_WAITING_BYTES = 512 * MIB  # in this process; 3,500 images of 224 x 224 pixels
 _MAX_PUSHING = 128  # that go on although their requests have ended
 
 
@@ -120,6 +123,7 @@ class Dispatcher:
         self._tasks = tasks
         self._admission = admission
         self._workers = workers
+        self._waiting = FairBudget(_WAITING_BYTES, "Too many images wait. Retry soon.")
         self._turns = Turns()
         self._abandoning = DetachedTasks()
         self._pushing = DetachedTasks()
@@ -164,6 +168,7 @@ class Dispatcher:
         classes: Sequence[int] | None = None,
         note: bytes = b"",
         place: Place | None = None,
+        kept: int = 0,
     ) -> list[Reply | OpsinError]:
         """The answer to each image, in order: a reply, or the error of that image alone.
 
@@ -174,6 +179,7 @@ class Dispatcher:
             classes: For explanations, the class to explain in each image.
             note: For explanations, what is asked for; see `contracts.queue.explain_messages`.
             place: The room that was reserved for them; None to reserve it now.
+            kept: Bytes that the request keeps besides the images until it is answered.
 
         Raises:
             QueueFull: There is no room; `retry_after` says when there will be.
@@ -184,6 +190,7 @@ class Dispatcher:
         record = current_record()
         record.sent(queue)
         with span("infer", **attributes_of(queue, len(images))), ExitStack() as stack:
+            stack.enter_context(self._waiting.held(_client(), kept + _bytes_of(images)))
             if place is None or not place.is_held:
                 place = stack.enter_context(self.place(queue, len(images), deadline))
             checked = await self._infer(queue, images, deadline, classes, note, place=place)
@@ -209,6 +216,8 @@ class Dispatcher:
         answers: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
         pushes: list[Push] = []
         with span("infer", opsin__models=len(images)), ExitStack() as permits:
+            size = _bytes_of([image for _, own in images for image in own])
+            permits.enter_context(self._waiting.held(_client(), size))
             seconds, origin = deadline - time.monotonic(), self._origin()
             image_ids: dict[int, bytes] = {}
             for place, (queue, own) in enumerate(images):
@@ -439,8 +448,12 @@ def _checked(reply: Reply, version: int) -> Reply | OpsinError:
 
 
 def _client() -> str:
-    caller = CALLER.get(None)
-    return "" if caller is None else caller.client
+    return CALLER.get(NOBODY).client
+
+
+def _bytes_of(images: Sequence[Pixels]) -> int:
+    """An image that is asked about several times is in memory once."""
+    return sum({id(image): image.nbytes for image in images}.values())
 
 
 def _loop_time(deadline: float) -> float:

@@ -179,6 +179,7 @@ class FakeDispatcher:
     clients: list[str] = field(default_factory=list)
     together: list[list[tuple[str, list[int]]]] = field(default_factory=list)
     fails_for: dict[str, OpsinError] = field(default_factory=dict)
+    kept: list[int] = field(default_factory=list)
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """There is room unless the test says otherwise."""
@@ -205,7 +206,9 @@ class FakeDispatcher:
         classes: Sequence[int] | None = None,
         note: bytes = b"",
         place: Place | None = None,
+        kept: int = 0,
     ) -> Sequence[Reply | OpsinError]:
+        self.kept.append(kept)
         self.asked.append((queue.operation, list(classes or ()), note))
         caller = CALLER.get(None)
         self.clients.append("" if caller is None else caller.client)

@@ -1,11 +1,13 @@
-"""Requests that change something do not take the threads of those that read."""
+"""Nobody takes the threads of others: neither changes those of reads, nor a client all."""
 
 import asyncio
 import threading
 
+import pytest
+
 from service.inference.fair_pool import CALLER, Caller
 from service.shared_check import SharedCheck
-from service.threads import _SHARES, CHANGES, run_by_size, run_in_threadpool
+from service.threads import _CHANGING, _READING, CHANGES, run_by_size, run_in_threadpool
 
 
 def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
@@ -26,17 +28,21 @@ def test_two_hundred_changes_keep_nobody_waiting_who_reads() -> None:
     asyncio.run(use())
 
 
-def test_a_check_for_changes_is_a_read_whoever_asks_for_it() -> None:
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_check_for_changes_is_the_services_own_read_whoever_asks_for_it(changes: bool) -> None:
     ready = threading.Event()
 
     async def change() -> None:
-        CHANGES.set(True)
+        CALLER.set(Caller("greedy", 1))
+        CHANGES.set(changes)
         await run_in_threadpool(ready.wait, 30)
 
     async def announce(check: SharedCheck) -> None:
-        CHANGES.set(True)
+        CALLER.set(Caller("greedy", 2))
+        CHANGES.set(changes)
         await check.refresh()  # it holds the lock that those who read wait for
-        assert CHANGES.get(), "of this request only the check is a read"
+        assert CHANGES.get() == changes, "of this request only the check is a read"
+        assert CALLER.get().client == "greedy"
 
     async def use() -> None:
         check = SharedCheck(lambda: run_in_threadpool(int, "7"))
@@ -75,12 +81,13 @@ def test_what_is_computed_waits_for_no_change() -> None:
     asyncio.run(use())
 
 
-def test_one_client_leaves_threads_for_the_changes_of_others() -> None:
+@pytest.mark.parametrize("changes", [True, False])
+def test_one_client_leaves_threads_for_others(changes: bool) -> None:
     ready = threading.Event()
 
     async def change(client: str) -> bool:
         CALLER.set(Caller(client, 1))
-        CHANGES.set(True)
+        CHANGES.set(changes)
         return await run_in_threadpool(ready.wait if client == "greedy" else bool, 30)
 
     async def use() -> None:
@@ -90,6 +97,6 @@ def test_one_client_leaves_threads_for_the_changes_of_others() -> None:
         greedy[-1].cancel()  # one that waits
         ready.set()
         assert await asyncio.gather(*greedy[:-1]) == [True] * 199
-        assert not _SHARES.get()
+        assert not (_CHANGING if changes else _READING).shares()
 
     asyncio.run(use())

@@ -246,6 +246,18 @@ def test_too_many_numbers_are_refused_before_the_image_is_read(
     assert post(client, path=path, layer="conv1", channels=64).status_code == 200
 
 
+def test_an_image_that_is_kept_to_be_drawn_on_counts_while_it_waits(
+    client: httpx.Client, fakes: FakeServices
+) -> None:
+    """Nine kilobytes of one color are eight megabytes."""
+    image = io.BytesIO()
+    Image.new("RGB", (1414, 1414)).save(image, "PNG")
+    assert post(client, image.getvalue()).status_code == 200
+    assert post(client, image.getvalue(), headers=JSON).status_code == 200
+    assert fakes.dispatcher.kept[0] == 4 * 1414 * 1414
+    assert fakes.dispatcher.kept[1:] in ([], [0]), "numbers are not drawn"
+
+
 def test_a_large_heatmap_is_drawn_as_one(client: httpx.Client, fakes: FakeServices) -> None:
     """It waits with the large ones, for its share of the pixels that are in memory."""
     image = io.BytesIO()

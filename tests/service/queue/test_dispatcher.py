@@ -25,6 +25,7 @@ from contracts.queue.messages import Item, Reply
 from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.queue.shared_pixels import SharedPixels
 from models.store.store import Store
+from service.fair_budget import FairBudget
 from service.inference.fair_pool import CALLER, Caller
 from service.queue import dispatcher
 from service.queue.admission import Admission, QueueLimits
@@ -221,6 +222,31 @@ def test_images_in_a_reserved_place_count_once(
             reply_to(worker_client, *WorkerQueues(worker_client, "w1").take(QUEUE, 8))
             assert len(await asked) == 8
         api.dispatcher.require_room(QUEUE, deadline)
+
+    run(valkey, use)
+
+
+def test_what_waits_is_bounded_in_bytes_too(
+    valkey: RealValkey, worker_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit of a queue counts images, whatever their size, and each queue has its own."""
+
+    async def use(api: Api) -> None:
+        held = FairBudget(3 * IMAGE.nbytes, "Too many images wait.")
+        monkeypatch.setattr(api.dispatcher, "_waiting", held)
+        deadline = time.monotonic() + 60
+        first = api.request(60)
+        await api.queued()
+        for run in (
+            api.dispatcher.run(QUEUE, [IMAGE], deadline=deadline, kept=2 * IMAGE.nbytes),
+            api.dispatcher.run_together([(QUEUE, [IMAGE, IMAGE.copy()])], deadline=deadline),
+        ):
+            with pytest.raises(QueueFull, match="Too many images wait"):
+                await run
+        assert await api.depth(QUEUE) == 1
+        reply_to(worker_client, *WorkerQueues(worker_client, "w1").take(QUEUE, 8))
+        await first
+        held.require("", 3 * IMAGE.nbytes)
 
     run(valkey, use)
 
