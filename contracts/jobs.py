@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_serializer
 
 from contracts.keys import Scope
 from contracts.public_paths import public_path
-from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
+from contracts.queue.redis_keys import DATASET_QUEUE, FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 
 JobKind = Literal[
     "classify",
@@ -33,16 +33,16 @@ WORK_QUEUES: dict[JobKind, str] = {
     "training": TRAINING_QUEUE,
     "sweep": TRAINING_QUEUE,
     "quantize": TRAINING_QUEUE,
-    "evaluation": IMAGE_QUEUE,
-    "dataset_import": IMAGE_QUEUE,
-    "dataset_video": IMAGE_QUEUE,
+    "evaluation": DATASET_QUEUE,
+    "dataset_import": DATASET_QUEUE,
+    "dataset_video": DATASET_QUEUE,
     "filters": IMAGE_QUEUE,
     "heatmap": IMAGE_QUEUE,
     "activations": IMAGE_QUEUE,
     "style_transfer": IMAGE_QUEUE,
     "dream": IMAGE_QUEUE,
     "enrollment": FACE_QUEUE,
-    "calibration": IMAGE_QUEUE,
+    "calibration": DATASET_QUEUE,
     "face_detection": IMAGE_QUEUE,
 }
 """The queues of the kinds that run in their own process; the others run on inference workers."""

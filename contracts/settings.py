@@ -326,6 +326,15 @@ class Settings(BaseSettings):
             " 0: none."
         ),
     )
+    dataset_concurrency: int = Field(
+        1,
+        ge=0,
+        le=64,
+        description=(
+            "Imports of datasets and videos, evaluations and face calibrations that one job worker "
+            "runs at a time. They may take hours, so image jobs do not wait for them. 0: none."
+        ),
+    )
     enrollment_concurrency: int = Field(
         1,
         ge=0,

@@ -24,6 +24,9 @@ TRAINING_QUEUE = "training"
 IMAGE_QUEUE = "pictures"
 """The queue of jobs that take seconds to minutes and make images."""
 
+DATASET_QUEUE = "datasets"
+"""The queue of jobs that read whole datasets, for seconds to hours."""
+
 FACE_QUEUE = "faces"
 """The queue of jobs that a person waits for, such as an enrollment."""
 

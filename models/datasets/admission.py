@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -42,6 +43,30 @@ _IMAGE_SUFFIXES: dict[ImageFormat, tuple[str, ...]] = {
 }
 
 
+@dataclass(slots=True)
+class _LargeImages:
+    """Bounds the large images of an import: two kilobytes may take a second to decode."""
+
+    limits: Limits
+    sent_bytes: int = 0
+    pixels: int = 0
+
+    def admit(self, pixels: int) -> AbstractContextManager[object]:
+        """The gate of a large image.
+
+        Raises:
+            ImageTooLarge: Those before it leave no room.
+        """
+        most = self.limits.large_pixels + self.limits.large_pixels_per_byte * self.sent_bytes
+        if self.pixels + pixels > most:
+            raise ImageTooLarge(
+                f"It has {pixels:,} pixels, and the large images before it {self.pixels:,}; "
+                f"together they may have {most:,}. Scale them down, or import them in parts."
+            )
+        self.pixels += pixels
+        return self.limits.large_image(pixels)
+
+
 @dataclass(frozen=True, slots=True)
 class FileAdmission:
     """Checks files and stores the images among them in the folder of a dataset.
@@ -56,6 +81,11 @@ class FileAdmission:
     limits: Limits
     progress: ImportProgress | None = None
     tables: list[tuple[str, bytes]] = field(default_factory=list)
+    _large: _LargeImages = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        object.__setattr__(self, "_large", _LargeImages(self.limits))
 
     def admit_all(self, members: Iterable[Member]) -> list[DatasetFile]:
         """Check every file; labels, splits and duplicates are determined later.
@@ -105,6 +135,7 @@ class FileAdmission:
 
     def admit(self, path: str, data: bytes) -> DatasetFile:
         """Decode an image and store it, or reject the file if it is not one."""
+        self._large.sent_bytes += len(data)
         if is_explanation(data):
             detail = "It is a heatmap or another image that Opsin has drawn, not a photo."
             return rejected(path, "explanation", detail, size=len(data))
@@ -118,7 +149,7 @@ class FileAdmission:
                 network=_SMALLEST_INPUT,
                 resize="squash",
                 max_pixels=self.limits.image_pixels,
-                large=self.limits.large_image,
+                large=self._large.admit,
             )
         except ImageTooLarge as error:
             return rejected(path, "image_too_large", error.detail, size=len(data))

@@ -7,7 +7,7 @@ from contracts.errors import ModelNotFound, Unavailable
 from contracts.inference.registry import JobQueueInfo, Readiness
 from contracts.queue.clock import MAX_AHEAD_SECONDS
 from contracts.queue.heartbeat import ModelState
-from contracts.queue.redis_keys import FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
+from contracts.queue.redis_keys import DATASET_QUEUE, FACE_QUEUE, IMAGE_QUEUE, TRAINING_QUEUE
 from models.catalog import CATALOG
 from service.dependencies import Services
 
@@ -102,5 +102,5 @@ def job_queues_of(services: Services) -> list[JobQueueInfo] | None:
         JobQueueInfo(
             name=name, queued=depths.get(name, (0, 0))[0], running=depths.get(name, (0, 0))[1]
         )
-        for name in (TRAINING_QUEUE, IMAGE_QUEUE, FACE_QUEUE)
+        for name in (TRAINING_QUEUE, IMAGE_QUEUE, DATASET_QUEUE, FACE_QUEUE)
     ]

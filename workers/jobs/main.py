@@ -53,12 +53,13 @@ def run(settings: Settings, *, kinds: str = TABLE) -> None:
     queues = {
         redis_keys.TRAINING_QUEUE: settings.training_concurrency,
         redis_keys.IMAGE_QUEUE: settings.picture_concurrency,
+        redis_keys.DATASET_QUEUE: settings.dataset_concurrency,
         redis_keys.FACE_QUEUE: settings.enrollment_concurrency,
     }
     queues = {queue: count for queue, count in queues.items() if count}
     if not queues:
         raise ValueError(
-            "OPSIN_TRAINING_CONCURRENCY, OPSIN_PICTURE_CONCURRENCY and "
+            "OPSIN_TRAINING_CONCURRENCY, OPSIN_PICTURE_CONCURRENCY, OPSIN_DATASET_CONCURRENCY and "
             "OPSIN_ENROLLMENT_CONCURRENCY are all 0"
         )
     # Until Celery handles the signal: a worker that is stopped while it starts exits quietly.

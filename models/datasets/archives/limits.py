@@ -21,6 +21,9 @@ class Limits:
         total_bytes: Size of everything in an archive, unpacked, whether it is stored or not.
         image_bytes: Size of one image.
         image_pixels: Width times height of one image.
+        large_pixels: Of all large images together, see `models.images.gate`.
+        large_pixels_per_byte: Further ones for each byte of all images. A photo seldom has more
+            than ten.
         free_bytes: Space that must remain free on the disk.
         ratio: Unpacked bytes for each byte of the archive. Deflate reaches 1,032; photos stay
             near 1, and bitmaps with little content seldom exceed 100.
@@ -35,6 +38,8 @@ class Limits:
     total_bytes: int = 8192 * MIB
     image_bytes: int = 16 * MIB
     image_pixels: int = MAX_IMAGE_PIXELS
+    large_pixels: int = 100_000_000_000
+    large_pixels_per_byte: int = 10
     free_bytes: int = 512 * MIB
     ratio: int = 200
     ratio_floor: int = 64 * MIB

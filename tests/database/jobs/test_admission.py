@@ -36,19 +36,19 @@ def test_one_client_cannot_close_the_door_to_others(jobs: Jobs) -> None:
 
 
 def test_many_busy_clients_leave_places_for_new_ones(jobs: Jobs) -> None:
-    kinds: tuple[JobKind, ...] = ("filters", "training", "enrollment", "classify")
-    for number in range(8):
-        assert fill(jobs, f"key_{number}", kinds[number % 4]) >= 1
+    kinds: tuple[JobKind, ...] = ("filters", "training", "evaluation", "enrollment", "classify")
+    for number in range(6):
+        assert fill(jobs, f"key_{number}", kinds[number % 5]) >= 1
     assert fill(jobs, "key_new", "enrollment") >= 1
     assert fill(jobs, "key_newer", "classify") >= 1
 
 
 def test_one_kind_of_job_leaves_places_for_others(jobs: Jobs) -> None:
     accepted = sum(fill(jobs, f"key_{number}") for number in range(20))
-    assert accepted == 70  # a tenth is kept for each of the three other queues
+    assert accepted == 60  # a tenth is kept for each of the four other queues
     with pytest.raises(QueueFull, match="for other kinds"):
         post(jobs, "key_new", "heatmap")  # in the same queue
-    for kind in ("training", "enrollment", "classify"):
+    for kind in ("training", "evaluation", "enrollment", "classify"):
         post(jobs, "key_new", kind)  # type: ignore[arg-type]
 
 

@@ -73,6 +73,17 @@ def test_enrollment_has_its_own_slot_and_a_higher_priority(installation: Install
     installation.finish(long)
 
 
+def test_image_jobs_do_not_wait_for_an_import(installation: Installation) -> None:
+    installation.worker()
+    long = installation.submit("dataset_import", steps=1000, pause=0.1)
+    installation.until(long, lambda job: job.state == "running")
+    job = installation.finish(installation.submit("activations", steps=1, pause=0))
+    assert job.state == "succeeded", job.error
+    assert installation.jobs.get(long).state == "running"
+    installation.jobs.cancel(long)
+    installation.finish(long)
+
+
 def test_process_of_an_enrollment_is_kept_for_the_next(installation: Installation) -> None:
     """Five images take less time than what has to be loaded for them."""
 

@@ -1,6 +1,7 @@
 """Hostile archives and folders: each is refused with its code and leaves nothing on the disk."""
 
 import gzip
+import io
 import os
 import socket
 import stat
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from contracts.errors import InvalidArchive, OpsinError, Unavailable
 from contracts.training.datasets import DatasetFile
@@ -450,3 +452,25 @@ def test_copies_in_many_classes_do_not_each_name_all_of_them() -> None:
     }
     (detail, _) = (file.detail for file in resolve_copies(copies[:2]))
     assert detail == "The same image is labeled 'c0000' and 'c0001'."
+
+
+def test_large_images_of_few_bytes_are_bounded_together(tmp_path: Path) -> None:
+    """Two kilobytes can be fifty megapixels, damaged ones too, and 200,000 of them take days."""
+
+    def large(color: int) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("RGB", (2100, 2100), (color, 0, 0)).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    limits = Limits(free_bytes=0, large_pixels=3 * 2100 * 2100, large_pixels_per_byte=10)
+    files = {f"a/{color}.png": large(color) for color in range(5)}
+    files["a/1.png"] = files["a/1.png"][:-20]
+    source = written(tmp_path / "sent", {**files, "b/6.png": photo(6), "b/7.png": photo(7)})
+    listing = DatasetStore(tmp_path / "datasets", limits).create("a", source)
+    found = {file.path: file.code for file in listing.files}
+    assert found == {
+        **dict.fromkeys(("a/0.png", "a/2.png", "b/6.png", "b/7.png")),
+        "a/1.png": "damaged_image",
+        "a/3.png": "image_too_large",
+        "a/4.png": "image_too_large",
+    }
