@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from database.engine import open_engine
 from tests.ports import free_port
@@ -27,8 +27,11 @@ class NoPostgresqlError(Exception):
 
 
 @contextlib.contextmanager
-def running_postgresql() -> Iterator[str]:
+def running_postgresql(*options: str) -> Iterator[str]:
     """The address of a new PostgreSQL server on a free port of the loopback address.
+
+    Args:
+        options: Further options of the server.
 
     Raises:
         NoPostgresqlError: None is installed.
@@ -47,11 +50,11 @@ def running_postgresql() -> Iterator[str]:
         if os.getuid() == 0:
             shutil.chown(folder, user)
         data = f"{folder}/data"
-        options = ["-U", "opsin", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        users = ["-U", "opsin", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(
-            [initdb, "-D", data, *options], check=True, capture_output=True, timeout=120, user=user
+            [initdb, "-D", data, *users], check=True, capture_output=True, timeout=120, user=user
         )
-        arguments = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
+        arguments = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F", *options]
         process = subprocess.Popen(
             [server, *arguments], user=user, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )
@@ -59,6 +62,50 @@ def running_postgresql() -> Iterator[str]:
             yield _ready(f"postgresql+psycopg://opsin@127.0.0.1:{port}/postgres")
         finally:
             process.send_signal(signal.SIGINT)  # which waits for nobody who is connected
+            process.wait(60)
+
+
+@contextlib.contextmanager
+def running_standby(url: str, *options: str, slot: str | None = None) -> Iterator[str]:
+    """A standby of the server of `url`, which reports its queries to it; its address.
+
+    Args:
+        options: As those of the server.
+        slot: A replication slot to create for it, which stays when it has gone.
+
+    Raises:
+        NoPostgresqlError: `pg_basebackup` is not installed.
+    """
+    server = Path(shutil.which("postgres") or "").resolve()
+    if not (copy := server.parent / "pg_basebackup").exists():
+        raise NoPostgresqlError("pg_basebackup is not installed on this machine")
+    user = "postgres" if os.getuid() == 0 else getpass.getuser()
+    address, port = make_url(url), free_port()
+    with tempfile.TemporaryDirectory(prefix="opsin-standby-") as folder:
+        if os.getuid() == 0:
+            shutil.chown(folder, user)
+        data = f"{folder}/data"
+        source = ["-h", "127.0.0.1", "-p", str(address.port), "-U", "opsin"]
+        source += ["-C", "-S", slot] if slot else []
+        subprocess.run(
+            [copy, *source, "-D", data, "-R", "-c", "fast", "--no-sync"],
+            check=True,
+            capture_output=True,
+            timeout=120,
+            user=user,
+        )
+        arguments = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
+        feedback = ["-c", "hot_standby_feedback=on", "-c", "wal_receiver_status_interval=1"]
+        process = subprocess.Popen(
+            [server, *arguments, *feedback, *options],
+            user=user,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            yield _ready(address.set(port=port).render_as_string(hide_password=False))
+        finally:
+            process.send_signal(signal.SIGINT)
             process.wait(60)
 
 

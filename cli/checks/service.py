@@ -35,7 +35,10 @@ def service(settings: Settings) -> Iterator[Check]:
     yield _redis(settings)
     yield from _redis_file(settings)
     yield from _installation(settings)
-    yield _database(settings)
+    database = _database(settings)
+    yield database
+    if database.state == "ok":
+        yield from _erasures(settings)
     api = Api(settings)
     runs = api.is_opsin()
     system = api.system() if runs else None
@@ -196,6 +199,26 @@ def _database_of_home(settings: Settings, detail: str) -> Check:
     except CommandError as error:
         return Check("database", "fail", "not that of this home", str(error))
     return Check("database", "ok", detail)
+
+
+def _erasures(settings: Settings) -> Iterator[Check]:
+    """Whether this role of PostgreSQL may rewrite the tables, as every erasure needs."""
+    if settings.database_url is None:
+        return
+    from database.engine import open_engine
+    from database.secure_delete import tables_of_others
+
+    engine = open_engine(settings.database)
+    try:
+        others = tables_of_others(engine)
+    except OpsinError:
+        return  # the check of the database says so
+    finally:
+        engine.dispose()
+    if others:
+        detail = f"none ends: {', '.join(others)} belong to another role, so they are not rewritten"
+        help_ = "As their owner: `ALTER TABLE … OWNER TO` the role of OPSIN_DATABASE_URL."
+        yield Check("erasures", "fail", detail, help_)
 
 
 def _database_error(kind: str, error: Exception) -> Check:
