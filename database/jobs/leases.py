@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Engine, and_, case, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
-from contracts.errors import InternalError, OpsinError, Unavailable
+from contracts.errors import InternalError, ModelNotReady, OpsinError, Unavailable
 from contracts.jobs import FINISHED, STARTING, Progress
 from contracts.metrics.registry import Metrics
 from contracts.tracing.origin import NO_ORIGIN, Origin
@@ -95,6 +95,10 @@ _OUT_OF_MEMORY = InternalError(
 _CRASHED = InternalError(
     f"Its process crashed {MAX_CRASHES} times in a row without progress. The job worker's "
     "log says why; change the request, or send it again once that is fixed."
+)
+_NEVER_LOADED = ModelNotReady(
+    "No worker has had its model loaded since it was accepted. Send it again once "
+    "GET /v1/models says that the model is ready."
 )
 
 
@@ -297,7 +301,17 @@ class Leases:
             record = session.get(JobRecord, job_id)
             return record is None or record.cancel_requested or record.state == "cancelled"
 
-    def sweep(self, stale_seconds: float) -> SweepResult:
+    def give_up(self, job_id: str, error: OpsinError) -> bool:
+        """End a job with an error before any worker takes it; False if it is not queued."""
+        with writing(self._engine) as session:
+            which = and_(JobRecord.id == job_id, JobRecord.state == "queued")
+            ended = _take(session, which, _failure(error, self._clock()))
+            kinds = _kinds(session, ended)
+        for kind in kinds.values():
+            self._ended(kind, "failed", error.code)
+        return bool(ended)
+
+    def sweep(self, stale_seconds: float, waiting: timedelta = timedelta.max) -> SweepResult:
         """End jobs whose lease has expired for the last time, and find lost tasks.
 
         Every process may call this at any time: a job to be sent again is returned to one caller,
@@ -306,10 +320,11 @@ class Leases:
         Args:
             stale_seconds: If a job is still queued this long after its task was sent, the task
                 counts as lost.
+            waiting: How long a job for an inference worker may be queued. Those in a queue of
+                their own may wait for jobs that run for days.
         """
         now = self._clock()
-        lost, cancel = _lost(now), JobRecord.cancel_requested
-        waiting = or_(JobRecord.state == "queued", lost)
+        lost, cancel, queued = _lost(now), JobRecord.cancel_requested, JobRecord.state == "queued"
         stale = JobRecord.sent_at <= now - timedelta(seconds=stale_seconds)
         # A task sent before the lease expired has been consumed, however recent it is.
         spent = and_(lost, JobRecord.sent_at < JobRecord.lease_until)
@@ -317,8 +332,8 @@ class Leases:
             cancelled = _take(
                 session, and_(lost, cancel), {"state": "cancelled", "finished_at": now}
             )
-            failed = [
-                job_id
+            failed = {
+                job_id: error.code
                 for inference, maximum, error in _GIVE_UP_RULES
                 for job_id in _take(
                     session,
@@ -327,14 +342,18 @@ class Leases:
                     ),
                     _failure(error, now),
                 )
-            ]
-            resend = _take(session, and_(waiting, or_(stale, spent)), {"sent_at": now})
+            }
+            if waiting < timedelta.max:
+                overdue = and_(queued, JobRecord.queue.is_(None))
+                overdue = and_(overdue, JobRecord.created_at <= now - waiting)
+                never_loaded = _take(session, overdue, _failure(_NEVER_LOADED, now))
+                failed |= dict.fromkeys(never_loaded, _NEVER_LOADED.code)
+            resend = _take(session, and_(or_(queued, lost), or_(stale, spent)), {"sent_at": now})
             kinds = _kinds(session, [*cancelled, *failed])
         for job_id in (*cancelled, *failed):
             state = "failed" if job_id in failed else "cancelled"
-            code = InternalError.code if job_id in failed else ""
-            self._ended(kinds.get(job_id, ""), state, code)
-        return SweepResult(resend, failed, cancelled)
+            self._ended(kinds.get(job_id, ""), state, failed.get(job_id, ""))
+        return SweepResult(resend, list(failed), cancelled)
 
     def _finish(self, lease: Lease, values: dict[str, Any]) -> bool:
         ended = self._write(lease, values | {"finished_at": self._clock(), "lease_until": None})

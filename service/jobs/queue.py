@@ -27,7 +27,7 @@ from kombu.exceptions import OperationalError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from contracts.errors import DeadlineExceeded, JobNotFound, OpsinError
+from contracts.errors import DeadlineExceeded, JobNotFound, ModelNotReady, OpsinError
 from contracts.inference.inference import ItemError
 from contracts.jobs import WORK_QUEUES, Job, JobKind
 from contracts.keys import Scope
@@ -36,6 +36,7 @@ from contracts.queue.messages import Item, Pixels, pack_bundle
 from contracts.settings import MIB, Settings
 from contracts.tracing.origin import current_origin
 from database.idempotency import IdempotencyKey
+from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.jobs import CreatedJob, Jobs, new_job_id
 from database.jobs.leases import Leases
@@ -381,7 +382,7 @@ class JobQueue:
 
     async def check(self) -> None:
         """Clean up after jobs that were given up, and send lost tasks again."""
-        result = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS)
+        result = await run_in_threadpool(self._leases.sweep, _STALE_SECONDS, self._retention)
         # First, because the next check will not name these again.
         for job_id in (*result.failed, *result.cancelled):
             await run_in_threadpool(self._files.end_work, job_id)
@@ -391,11 +392,32 @@ class JobQueue:
                 queue, network = await run_in_threadpool(self._jobs.destination, job_id)
             except JobNotFound:
                 continue  # it has been deleted meanwhile
+            if queue is None and await run_in_threadpool(self._is_out_of_service, network):
+                await run_in_threadpool(self._give_up, job_id, network)
+                continue
             # One notification is for the whole queue, and one that is still unread is enough.
             if queue is not None and (queue in notified or await self._unread(queue)):
                 continue
             notified |= {queue} if queue is not None else set()
             await self._send(job_id, queue, network)
+
+    def _is_out_of_service(self, model: str) -> bool:
+        """Whether no worker can load any version of a model, which once answered. Blocks."""
+        try:
+            # An empty folder in place of the home says nothing.
+            return (
+                not self._versions.aliases(model) and home_id(self._files.root.parent) is not None
+            )
+        except (OpsinError, OSError):
+            return False
+
+    def _give_up(self, job_id: str, model: str) -> None:
+        error = ModelNotReady(
+            f"All versions of '{model}' were taken out of service before the job's turn came. "
+            "Use another model."
+        )
+        if self._leases.give_up(job_id, error):
+            self._files.end_work(job_id)
 
     async def _unread(self, queue: str) -> int:
         """The tasks that no worker has taken; as many as allowed if Redis is away."""

@@ -1,12 +1,13 @@
 """Jobs from the workers' side: taken by one, lost by the dead, finished once."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import get_args
 
 import pytest
 from sqlalchemy import Engine
 
-from contracts.errors import InvalidImage
+from contracts.errors import InvalidImage, ModelNotReady
 from contracts.jobs import Job, JobKind, Progress
 from contracts.metrics.registry import Metrics
 from contracts.tracing.origin import Origin, TraceContext
@@ -150,6 +151,28 @@ def test_cancelled_job_of_a_dead_worker_ends(
     assert leases.claim(job.id, "w2", 30) is None
     assert leases.sweep(STALE).cancelled == [job.id]
     assert jobs.get(job.id).state == "cancelled"
+
+
+def test_job_whose_model_is_loaded_nowhere_ends(
+    jobs: Jobs, leases: Leases, job: Job, clock: Clock
+) -> None:
+    training = jobs.create("training", REQUEST, limit=100).job
+    day = timedelta(days=1)
+    clock.advance(24 * 3600 - 1)
+    assert leases.sweep(STALE, day).failed == []
+    clock.advance(1)
+    assert leases.sweep(STALE, day).failed == [job.id]
+    failed = jobs.get(job.id)
+    assert (failed.state, failed.error and failed.error.code) == ("failed", "model_not_ready")
+    assert jobs.get(training.id).state == "queued", "it may wait for another one"
+
+
+def test_only_a_queued_job_is_given_up(jobs: Jobs, leases: Leases, job: Job) -> None:
+    other = jobs.create("embed", REQUEST, limit=100).job
+    claimed(leases, job)
+    assert not leases.give_up(job.id, ModelNotReady("gone"))
+    assert leases.give_up(other.id, ModelNotReady("gone"))
+    assert [jobs.get(one.id).state for one in (job, other)] == ["running", "failed"]
 
 
 def test_lost_task_is_returned_to_one_caller(leases: Leases, job: Job, clock: Clock) -> None:

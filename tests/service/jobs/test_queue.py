@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack, closing
@@ -396,5 +397,35 @@ def test_unread_notifications_and_tasks_do_not_pile_up(
             await parts.job_queue._send("job_1", None, "squeezenet")
         assert await parts.client.llen("pictures") == 16
         assert await parts.client.llen("inference.squeezenet") == 30
+
+    run(tmp_path, valkey, test)
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_jobs_of_a_model_without_any_alias_end(
+    tmp_path: Path, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, *, home: bool
+) -> None:
+    monkeypatch.setattr(queue_module, "_STALE_SECONDS", 0)
+    store = Store(tmp_path / "store")
+    for model in ("gone", "kept"):
+        publish(store, model)
+        store.promote(model, 1, "champion")
+
+    async def test(parts: Parts) -> None:
+        item = JobItem(None, 4, 4, np.zeros((4, 4, 3), np.uint8))
+        gone, kept = [
+            await parts.job_queue.submit(
+                "embed", model, 1, request={}, items=[item], idempotency=None
+            )
+            for model in ("gone", "kept")
+        ]
+        shutil.rmtree(tmp_path / "store" / "gone")
+        if not home:
+            (tmp_path / FILE).unlink()
+        await parts.job_queue.check()
+        job = parts.jobs.get(gone.id)
+        assert (job.error and job.error.code) == ("model_not_ready" if home else None)
+        assert parts.files.work(gone.id).exists() is not home
+        assert parts.jobs.get(kept.id).state == "queued"
 
     run(tmp_path, valkey, test)
