@@ -40,7 +40,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from contracts.settings import Settings
 from service.connections.eviction import EVICTED_SHARE, RefusedNetworks, to_evict
 from service.connections.framing import Framing
-from service.connections.half_closed import has_peer_gone
+from service.connections.half_closed import has_peer_ended, has_peer_gone
 from service.connections.joined_writes import JoinedWrites
 from service.connections.line_limit import LineLimit
 from service.connections.pipelining import MAX_WAITING, SLICES, HeldFlow, Turns, slice_end
@@ -106,6 +106,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._opened = 0.0
         self._has_ended = False  # the client's sending half
         self._is_probed = True
+        self._has_asked = False  # whether it is still there, while requests wait
         self.network = ""  # of the client
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -147,10 +148,8 @@ class TimeoutProtocol(HttpToolsProtocol):
         cycle.keep_alive = False
         seconds = GONE_SECONDS / 5
         if not (cycle.response_started or self.pipeline):
-            if cycle.scope["http_version"] == "1.0":  # knows no interim responses
-                seconds, self._is_probed = UNPROBED_SECONDS, False
-            else:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._is_probed = self._ask(cycle)
+            seconds = seconds if self._is_probed else UNPROBED_SECONDS
         self._stop(self._gone_timer)
         self._gone_timer = self.loop.call_later(seconds, self._abort_if_gone)
         return True
@@ -161,8 +160,22 @@ class TimeoutProtocol(HttpToolsProtocol):
             return
         if not self._is_probed or has_peer_gone(self.transport, unknown=self._has_ended):
             self.transport.abort()
-        else:
-            self._gone_timer = self.loop.call_later(GONE_SECONDS, self._abort_if_gone)
+            return
+        seconds = GONE_SECONDS
+        # While requests wait, nothing is read, and the end of what the client sends is not seen.
+        if not (self._has_ended or self._has_asked) and has_peer_ended(self.transport):
+            seconds, self._has_asked = GONE_SECONDS / 5, True
+            running = self._running
+            if running is not None and not running.response_started:
+                self._ask(running)
+        self._gone_timer = self.loop.call_later(seconds, self._abort_if_gone)
+
+    def _ask(self, cycle: RequestResponseCycle) -> bool:
+        """Send what a client that has gone answers with a reset; False if there is nothing."""
+        if cycle.scope["http_version"] == "1.0":  # knows no interim responses
+            return False
+        self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Parse the data, and set timers for what is missing."""
@@ -192,7 +205,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._set_timers()
         self._was_paused |= self.flow.read_paused
         if self.pipeline and self._gone_timer is None:  # as long as nothing is read
-            self._gone_timer = self.loop.call_later(GONE_SECONDS, self._abort_if_gone)
+            self._gone_timer = self.loop.call_later(GONE_SECONDS / 5, self._abort_if_gone)
 
     def _parse_slice(self) -> None:
         was_in_body, self._has_completed = self._in_body, False
@@ -240,6 +253,9 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._drop_unanswered()
             return
         if self.pipeline and self._running is not None and self._running.response_complete:
+            if has_peer_gone(self.transport, unknown=False):  # and has not read the last response
+                self.transport.abort()
+                return
             self._begin(*self.pipeline.pop())
         if self._unparsed:
             self._read_on()

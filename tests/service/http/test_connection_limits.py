@@ -458,8 +458,9 @@ def test_a_client_that_goes_away_is_noticed_all_the_same(port: int, fakes: FakeS
     until(lambda: fakes.dispatcher.cancelled == 1)
 
 
-def test_a_client_that_is_reset_is_noticed_while_its_requests_wait(
-    port: int, fakes: FakeServices
+@pytest.mark.parametrize("is_reset", [True, False])
+def test_a_client_that_goes_is_noticed_while_its_requests_wait(
+    port: int, fakes: FakeServices, is_reset: bool
 ) -> None:
     fakes.dispatcher.delay = 60
     request = UPLOAD + b"Content-Length: %d\r\n\r\n" % len(gray_png()) + gray_png()
@@ -468,7 +469,8 @@ def test_a_client_that_is_reset_is_noticed_while_its_requests_wait(
         wire.sendall(request * 100)
         while not fakes.dispatcher.asked and time.monotonic() < until:
             time.sleep(0.01)
-        wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if is_reset:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     while not fakes.dispatcher.cancelled and time.monotonic() < until:
         time.sleep(0.01)
     assert fakes.dispatcher.cancelled == 1
