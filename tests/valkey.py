@@ -1,5 +1,7 @@
 """A real Valkey for tests: the embedded binary on a private socket, which can be restarted."""
 
+import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -72,10 +74,21 @@ class RealValkey:
                 found += path.read_bytes()
         return found
 
+    def children(self) -> list[int]:
+        """The processes that rewrite its file at this moment."""
+        if self.process is None or self.process.poll() is not None:
+            return []
+        pid = self.process.pid
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
     def kill(self) -> None:
         if self.process:
+            children = self.children()
             self.process.kill()
             self.process.wait(60)
+            for child in children:  # would go on writing
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
 
     def close(self) -> None:
         self.close_clients()

@@ -133,12 +133,17 @@ class FaceServices:
         """
         await self._remove_jobs(await run_in_threadpool(self.subjects.erase_traces, subject_id))
 
-    async def finish_erasures(self, subject_ids: Sequence[str]) -> None:
+    async def finish_erasures(
+        self, subject_ids: Sequence[str], *, redis_seconds: float | None = None
+    ) -> None:
         """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
         If the home is missing, the database's files still hold deleted rows, their turn to be
         rewritten does not come in time, Redis does not answer, or it keeps rewriting its file for
         too long, the erasures stay unfinished and the next periodic run resumes them.
+
+        Args:
+            redis_seconds: How long to wait for the rewrite of that file, if not to its end.
         """
         if home_id(self.job_files.root.parent) is None:
             log.warning("erasure_unfinished", where="home")
@@ -154,7 +159,8 @@ class FaceServices:
                     keys = [redis_keys.recent_clips(subject_id, each) for each in purposes]
                     await self.redis.delete(*keys)
             if self.redis is not None:
-                await self.redis_rewrites.refresh()
+                async with asyncio.timeout(redis_seconds):
+                    await self.redis_rewrites.refresh()
         except (RedisError, OSError, Unavailable) as error:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return

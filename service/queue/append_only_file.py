@@ -6,6 +6,10 @@ the file, as it does when the file has grown; `opsin doctor` says so.
 """
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
@@ -15,39 +19,37 @@ from contracts.errors import Unavailable
 
 log = structlog.get_logger()
 
-_TRIES = 25
-_PAUSE_SECONDS = 0.2
+_WAIT_SECONDS = 60.0  # enough for several GB; requests have deadlines of their own
+_PAUSE_SECONDS = 0.1
+_LAST_SECONDS = "aof_last_rewrite_time_sec"
 # The beginnings of the errors of servers that do not have a command or do not allow it.
 _REFUSALS = ("unknown command", "command not", "this command is not", "not allowed", "noperm")
 
 
 async def rewrite_append_only_file(redis: Redis) -> bool:
-    """Make Redis rewrite its append-only file without what was deleted.
+    """Make Redis rewrite its append-only file without what was deleted, and wait until it has.
 
-    A rewrite in progress may have begun before the deletion, so this waits for its end.
+    A rewrite in progress may have begun before the deletion, so this waits for its end first.
 
     Returns:
         False if the server does not allow it, so that trying again would not help.
 
     Raises:
-        Unavailable: It takes too long.
+        Unavailable: It takes too long, or has failed, as without memory or room on the disk.
         RedisError: Redis does not answer, or cannot rewrite the file at present.
     """
-    if await _has_none(redis):
+    if not (await _state(redis)).get("aof_enabled", 1):
         return True
-    for _ in range(_TRIES):
-        try:
-            await redis.bgrewriteaof()
-        except ResponseError as error:
-            if is_refusal(error):
-                log.warning("append_only_file_not_rewritten", reason="the server does not allow it")
-                return False
-            if "in progress" not in str(error):
-                raise
-            await asyncio.sleep(_PAUSE_SECONDS)
-        else:
-            return True
-    raise Unavailable("The queue is busy rewriting its file. Retry shortly.", retry_after=2)
+    deadline = time.monotonic() + _WAIT_SECONDS
+    try:
+        await _until(partial(_begin, redis), deadline)
+    except ResponseError as error:
+        if not is_refusal(error):
+            raise
+        log.warning("append_only_file_not_rewritten", reason="the server does not allow it")
+        return False
+    await _until(partial(_has_ended, redis), deadline)
+    return True
 
 
 def is_refusal(error: ResponseError) -> bool:
@@ -56,12 +58,41 @@ def is_refusal(error: ResponseError) -> bool:
     return isinstance(error, NoPermissionError) or text.startswith(_REFUSALS)
 
 
-async def _has_none(redis: Redis) -> bool:
-    """Whether Redis says that it writes no such file; False if it does not tell."""
+async def _until(is_done: Callable[[], Awaitable[bool]], deadline: float) -> None:
+    while not await is_done():
+        if time.monotonic() > deadline:
+            raise Unavailable("The queue is busy rewriting its file. Retry shortly.", retry_after=2)
+        await asyncio.sleep(_PAUSE_SECONDS)
+
+
+async def _begin(redis: Redis) -> bool:
+    """Ask for a rewrite; False if another one is in progress."""
     try:
-        state = await redis.info("persistence")
+        await redis.bgrewriteaof()
+    except ResponseError as error:
+        if "in progress" not in str(error):
+            raise
+        return False
+    return True
+
+
+async def _has_ended(redis: Redis) -> bool:
+    """Whether no rewrite is going on or planned; True if Redis does not tell."""
+    state = await _state(redis)
+    if state.get("aof_rewrite_in_progress") or state.get("aof_rewrite_scheduled"):
+        return False
+    # A server that has been started since then remembers no rewrite: -1.
+    if state.get("aof_last_bgrewrite_status", "ok") != "ok" or state.get(_LAST_SECONDS) == -1:
+        raise Unavailable("The queue could not rewrite its file. Retry shortly.", retry_after=2)
+    return True
+
+
+async def _state(redis: Redis) -> dict[str, Any]:
+    """What Redis says of its files; nothing if it does not tell."""
+    try:
+        state: dict[str, Any] = await redis.info("persistence")
     except ResponseError as error:
         if is_refusal(error):
-            return False
+            return {}
         raise
-    return not state.get("aof_enabled", 1)
+    return state

@@ -35,6 +35,7 @@ log = structlog.get_logger()
 
 _REPEAT_FOR = timedelta(hours=1)  # longer than any deadline, and than stopping a training takes
 _LONGEST_REST_SECONDS = 1.0
+_REDIS_SECONDS = 5.0  # of a request, whose deadline the rewrite of a large file may exceed
 
 
 async def erase(services: Services, subject_id: str) -> Erased:
@@ -51,7 +52,7 @@ async def erase(services: Services, subject_id: str) -> Erased:
     """
     erased = await begin(services, subject_id)
     await services.changes.announce("faces", "models")
-    await services.faces.finish_erasures([subject_id])
+    await services.faces.finish_erasures([subject_id], redis_seconds=_REDIS_SECONDS)
     return erased
 
 

@@ -309,6 +309,22 @@ def test_simultaneous_erasures_are_all_removed_from_the_redis_log(
     assert {outcome(fakes, one) for one in ids} == {"erased"}
 
 
+def test_a_file_of_redis_that_takes_long_is_left_to_the_periodic_run(
+    fakes: FakeServices, ada: str, valkey: RealValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.faces.privacy.erasure._REDIS_SECONDS", 0.2)
+    with redis.Redis.from_url(valkey.url) as client:
+        client.mset({f"key {number}": b"value" for number in range(100)})
+        client.config_set("rdb-key-save-delay", 10_000)  # microseconds
+        try:
+            serve(fakes, lambda services: erase(services, ada))
+            assert outcome(fakes, ada) == "erasing"
+            serve(fakes, resume)
+        finally:
+            client.config_set("rdb-key-save-delay", 0)
+    assert outcome(fakes, ada) == "erased"
+
+
 @pytest.mark.parametrize(
     "error", [ResponseError("unknown command 'BGREWRITEAOF'"), NoPermissionError("not permitted")]
 )
