@@ -104,6 +104,8 @@ class OpsinError(Exception):
     code: ClassVar[str] = "internal_error"
     is_passing: ClassVar[bool] = False
     """Whether a job that meets this error is tried again, because the cause passes by itself."""
+    is_outcome_unknown = False
+    """Whether the database was lost during a commit: what was written may be there all the same."""
 
     def __init__(self, detail: str, *, retry_after: float | None = None) -> None:
         super().__init__(detail)

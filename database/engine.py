@@ -170,15 +170,27 @@ def writing(engine: Engine) -> Iterator[Session]:
     """A transaction that may write; on SQLite there is only one at a time.
 
     Raises:
-        Unavailable: The database does not answer, or others keep it locked.
+        Unavailable: The database does not answer, or others keep it locked. Nothing was written,
+            unless `is_outcome_unknown`.
     """
     writers: threading.BoundedSemaphore = engine.get_execution_options()[_WRITERS]
     if not writers.acquire(timeout=_WAIT_SECONDS):
         raise _unavailable()
+    is_committing = False
     try:
         writer = engine.execution_options(**{_WRITES: True})
-        with _translated(), Session(writer, expire_on_commit=False) as session, session.begin():
+        with (
+            _translated(),
+            Session(writer, expire_on_commit=False) as session,
+            session.begin() as transaction,
+        ):
             yield session
+            session.flush()
+            is_committing = True
+            transaction.commit()
+    except Unavailable as error:
+        error.is_outcome_unknown |= is_committing
+        raise
     finally:
         writers.release()
 

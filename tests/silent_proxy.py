@@ -1,7 +1,8 @@
-"""A TCP proxy whose connections can go silent, as if a NAT entry had vanished."""
+"""A TCP proxy whose connections can go silent, as if a NAT entry had vanished, or be cut."""
 
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Self
 
@@ -18,6 +19,7 @@ class SilentProxy:
 
     Attributes:
         url: The address of the same server through this proxy.
+        answered: Set when the server has answered what was last sent over a cut connection.
     """
 
     def __init__(self, url: str) -> None:
@@ -28,6 +30,9 @@ class SilentProxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._silent: set[socket.socket] = set()
+        self._cut: tuple[bytes, float | None] | None = None
+        self._cut_servers: set[socket.socket] = set()
+        self.answered = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence(self) -> int:
@@ -38,6 +43,14 @@ class SilentProxy:
         with self._lock:
             self._silent |= self._open
             return len(self._open) // 2
+
+    def cut(self, word: bytes, *, passed_on: float | None) -> None:
+        """End the next connection that sends `word`, for its client at once.
+
+        Args:
+            passed_on: Seconds after which the server gets it; None if never.
+        """
+        self._cut = (word, passed_on)
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +77,16 @@ class SilentProxy:
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                if source in self._cut_servers:
+                    self.answered.set()
+                if self._cut and self._cut[0] in data:
+                    (_, passed_on), self._cut = self._cut, None
+                    source.shutdown(socket.SHUT_RDWR)
+                    self._cut_servers.add(sink)
+                    if passed_on is not None:
+                        time.sleep(passed_on)
+                        sink.sendall(data)
+                    break
                 if source not in self._silent:
                     sink.sendall(data)
         with self._lock:

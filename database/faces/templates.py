@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from contracts.errors import Conflict
+from contracts.errors import Conflict, OpsinError
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, StoredFrame, Template
 from contracts.queue.messages import Vector
@@ -103,7 +103,9 @@ class Templates:
                     find_subject(session, subject_id, locked=True)
                     final_check()
                 unused_files = self._insert(session, subject_id, rows, frames, replacing)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OpsinError) and error.is_outcome_unknown:
+                raise  # `Frames.remove_orphans` removes the frames if they have no rows
             written = {row.file_id for row in rows if row.file_id} | {row.id for row in frames}
             self._files.remove(subject_id, written)
             raise

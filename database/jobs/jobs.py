@@ -14,7 +14,7 @@ from sqlalchemy import Engine, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
-from contracts.errors import Conflict, DiskUnusable, JobNotFound
+from contracts.errors import Conflict, DiskUnusable, JobNotFound, Unavailable
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
@@ -145,6 +145,7 @@ class Jobs:
         Raises:
             QueueFull: There is no room for it, see `database.jobs.admission`.
             IdempotencyConflict: The key was used for another request.
+            Unavailable: There is no such job, unless `is_outcome_unknown`.
         """
         job_id = job_id or new_job_id()
         make = partial(
@@ -158,10 +159,33 @@ class Jobs:
             origin=origin,
         )
         try:
-            return self._insert(make(), limit, idempotency, check)
-        except IntegrityError:
-            # Another process has used the same key between our read and our write.
-            return self._insert(make(), limit, idempotency, check)
+            try:
+                return self._insert(make(), limit, idempotency, check)
+            except IntegrityError:
+                # Another process has used the same key between our read and our write.
+                return self._insert(make(), limit, idempotency, check)
+        except Unavailable as error:
+            if not error.is_outcome_unknown:
+                raise
+            try:
+                job = self._committed(job_id)
+            except Unavailable:
+                raise error from None
+            if job is None:
+                error.is_outcome_unknown = False
+                raise
+            return CreatedJob(job, is_new=True)
+
+    def _committed(self, job_id: str) -> Job | None:
+        """The job of a transaction whose commit was not answered; None if it came to nothing.
+
+        Raises:
+            Unavailable: The database does not answer, or that transaction has not ended yet.
+        """
+        with writing(self._engine) as session:
+            advisory_lock(session.connection(), _LOCK)  # which that transaction holds to its end
+            record = session.get(JobRecord, job_id)
+            return None if record is None else jobs_of(session, [record])[0]
 
     def require_room(
         self,

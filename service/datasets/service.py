@@ -1,9 +1,10 @@
 """The datasets of one installation: a folder of images and database rows for each.
 
 The folder is the truth. A new one is placed first; the row follows. If the row cannot be written,
-the folder is removed; if the process dies in between, the next `reconcile` writes the row. A change
-of a dataset is published within the transaction that writes its rows, after everything that may
-fail; if the process dies in between, the next change or `reconcile` writes the rows.
+the folder is removed. If it may have been written all the same, or if the process dies in between,
+the folder stays: the next `reconcile`, or a repetition of the request, writes the row. A change of
+a dataset is published within the transaction that writes its rows, after everything that may fail;
+if the process dies in between, the next change or `reconcile` writes the rows.
 
 A missing folder alone is no reason to delete a row: the disk may not be mounted. A deletion hides
 the row first, and `reconcile` deletes only the rows of hidden datasets.
@@ -30,6 +31,7 @@ from contracts.errors import (
     NotFound,
     OpsinError,
     QueueFull,
+    Unavailable,
 )
 from contracts.metrics.registry import Metrics
 from contracts.training.datasets import DatasetFile, DatasetInfo, LastAnswer, Listing
@@ -159,7 +161,7 @@ class Datasets:
             A `DatasetInfo` as JSON; for a repeated request, the first response.
 
         Raises:
-            OpsinError: As `DatasetStore.create`. Nothing is stored.
+            OpsinError: As `DatasetStore.create`. Nothing is stored, unless the database was lost.
             DiskUnusable: The data home is not mounted.
         """
         require_mounted(self.store.home)
@@ -217,10 +219,9 @@ class Datasets:
         try:
             with self.store.lock(dataset_id):
                 earlier = self.rows.put(listing, idempotency=idempotency)
-        except BaseException:
-            with suppress(OpsinError):
-                self.rows.hide(dataset_id)
-            self.store.delete(dataset_id)
+        except BaseException as error:
+            if not (isinstance(error, OpsinError) and error.is_outcome_unknown):
+                self._take_back(dataset_id, idempotency)
             raise
         if earlier is None:
             self._count(listing.files)
@@ -230,6 +231,25 @@ class Datasets:
             self.store.delete(dataset_id, check=partial(self.rows.hide, dataset_id))
             self._delete_row(dataset_id)
         return earlier.body
+
+    def _take_back(self, dataset_id: str, idempotency: IdempotencyKey | None) -> None:
+        """Remove a dataset whose rows the request that made it could not write.
+
+        It stays if another request with the key has written them, and answered, or if that cannot
+        be told.
+        """
+
+        def check() -> None:
+            try:
+                if self.rows.revision(dataset_id) > HIDDEN:
+                    raise Conflict("Another process has written its rows.")
+                self.rows.hide(dataset_id)
+            except Unavailable:
+                if idempotency:
+                    raise
+
+        with suppress(OpsinError, OSError):
+            self.store.delete(dataset_id, check=check)
 
     def add(
         self,

@@ -170,8 +170,9 @@ class Challenges:
     ) -> AsyncIterator[AnsweredChallenge]:
         """Use up a challenge while its clip is judged.
 
-        It is valid again, for the rest of its time, if this ends with an error of the service, or
-        without a job is cancelled: by the deadline, or because the client hung up.
+        It is valid again, for the rest of its time, if this ends with an error of the service after
+        which there is no job, or without a job is cancelled: by the deadline, or because the client
+        hung up.
 
         Args:
             job: If a job judges the clip later: should it fail through the service's fault, the
@@ -199,8 +200,10 @@ class Challenges:
         try:
             yield AnsweredChallenge(id=challenge_id, actions=record["actions"])
         except OpsinError as error:
-            if isinstance(error, QueueFull) or error.meaning.status >= _SERVER_ERROR:
-                await self._give_back(taken)
+            if job is not None and error.is_outcome_unknown:
+                await self._remember(challenge_id, taken, job)  # the job may have been created
+            else:
+                await self._give_back_after(error, taken)
             raise
         except asyncio.CancelledError:
             if job is None:  # otherwise the job may have been created
@@ -247,6 +250,10 @@ class Challenges:
         return _Taken(
             key, cast(bytes, raw), used["challenge"].encode(), now + left_ms / 1000, remaining
         )
+
+    async def _give_back_after(self, error: OpsinError, taken: "_Taken") -> None:
+        if isinstance(error, QueueFull) or error.meaning.status >= _SERVER_ERROR:
+            await self._give_back(taken)
 
     async def _give_back(self, taken: "_Taken") -> None:
         left_ms = int((taken.expires_at - time.monotonic()) * 1000)

@@ -7,7 +7,7 @@ accepted job must survive the loss of Redis, and whatever ends a job removes its
 The order matters. A request for which there is no room is refused before anything is done for it.
 Then the input is stored, under a new id; then the row, which makes the job exist; then the task is
 sent. If this process is killed in between, nothing is left half done: input without a row is
-removed, and the periodic check sends the task of a row that has none.
+removed after an hour, and the periodic check sends the task of a row that has none.
 """
 
 import asyncio
@@ -291,6 +291,9 @@ class JobQueue:
     ) -> CreatedJob:
         """Store the input of a job, then create the row; without a row the input is discarded.
 
+        If it cannot be told whether there is a row, the input stays: `remove_orphans` removes it
+        later if there is none.
+
         If the caller's time is over, that goes on without it: otherwise the input would stay.
         """
         is_gone = Event()
@@ -440,8 +443,9 @@ async def _accepted(
     try:
         await store
         created = await run_in_threadpool(create_unless_gone)
-    except OpsinError:
-        await discard()
+    except OpsinError as error:
+        if not error.is_outcome_unknown:
+            await discard()
         raise
     if not created.is_new:
         await discard()

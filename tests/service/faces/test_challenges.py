@@ -314,6 +314,39 @@ def test_a_job_that_fails_through_our_fault_gives_its_challenge_back(valkey: Rea
     run(valkey, use)
 
 
+def test_a_challenge_whose_job_may_have_been_created_is_not_valid_again(
+    valkey: RealValkey,
+) -> None:
+    """The answer to the job's COMMIT was lost."""
+
+    async def has_failed(_challenge_id: str) -> bool:
+        return False
+
+    async def use(challenges: Challenges) -> None:
+        created = await challenges.create(new_challenge(), "client")
+
+        async def enroll(clip: str, fails: OpsinError) -> None:
+            async with challenges.consumed(
+                created.id,
+                created.nonce,
+                purpose="login",
+                subject_id=ADA,
+                device_id="phone",
+                job=JobAnswer(clip, has_failed),
+            ):
+                raise fails
+
+        error = Unavailable("away")
+        for is_outcome_unknown in (False, True):
+            error.is_outcome_unknown = is_outcome_unknown
+            with pytest.raises(Unavailable):
+                await enroll("clip", error)
+        with pytest.raises(Conflict):
+            await enroll("another clip", error)
+
+    run(valkey, use)
+
+
 def age_used(valkey: RealValkey, challenge_id: str) -> None:
     """Let a hundred seconds pass since a challenge was used."""
     with redis.Redis.from_url(valkey.url) as client:
