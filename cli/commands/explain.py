@@ -170,9 +170,14 @@ def _of_class(
     if result.error is not None:
         raise CommandError(result.error.detail)
     found = result.predictions or []
-    for one in found:
-        if label.casefold() in {one.label.casefold(), (one.id or "").casefold()}:
-            return replace(options, class_index=one.index)
+    exact = [one for one in found if label in {one.label, one.id}]
+    similar_ones = [
+        one
+        for one in found
+        if label.casefold() in {one.label.casefold(), (one.id or "").casefold()}
+    ]
+    for one in (*exact, *similar_ones):
+        return replace(options, class_index=one.index)
     hint = similar(label, [one.label for one in found])
     raise CommandError(
         f"The model has no class '{label}'.{hint} `opsin classify --top 1000` lists all of them.",

@@ -35,7 +35,7 @@ from models.evaluation.selection import Selection, check_classes, check_measurab
 from models.faces.portraits import PortraitReader
 from models.serving.runtime import Runtime, RuntimeOptions
 from models.serving.selection import choose_runtime
-from models.store.labels import Label, class_indices, normalized, read_labels
+from models.store.labels import ClassIndices, Label, read_labels
 from models.store.store import Store
 from models.training.exported import ExportedModel, decode_examples
 from models.training.loop.phase import loss_and_correct
@@ -258,8 +258,9 @@ def _compare(against: _Version, measurement: _Measurement, answers: Probabilitie
     """Compare the versions on the images whose classes both have."""
     selection = measurement.selection
     runtime, others = measurement.answers(against)
-    indices = class_indices(against.labels)
-    truth = np.array([indices.get(normalized(e.label), -1) for e in selection.examples])
+    indices = ClassIndices(against.labels)
+    found = [indices.find(example.label) for example in selection.examples]
+    truth = np.array([-1 if index is None else index for index in found])
     if not (truth >= 0).any():
         check_classes({example.label for example in selection.examples}, against.labels)
     common = (truth >= 0) & ~np.isnan(others[:, 0])

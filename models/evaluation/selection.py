@@ -9,7 +9,7 @@ from contracts.errors import NotTrainable, ValidationFailed
 from contracts.inference.evaluation import EvaluatedSplit
 from contracts.inference.manifest import Manifest
 from models.datasets.dataset import Dataset, Example, Split
-from models.store.labels import Label, class_indices, normalized
+from models.store.labels import ClassIndices, Label
 
 _PREFERENCE: tuple[Split, ...] = ("test", "validation")
 
@@ -64,13 +64,18 @@ def select(dataset: Dataset, asked: EvaluatedSplit | None, labels: Sequence[Labe
     """
     split = choose_split(asked, Counter(example.split for example in dataset.examples))
     examples = dataset.examples if split == "all" else dataset.of(split)
-    indices = class_indices(labels)
-    known = tuple(example for example in examples if normalized(example.label) in indices)
+    indices = ClassIndices(labels)
+    found = [(example, indices.find(example.label)) for example in examples]
+    known = [(example, index) for example, index in found if index is not None]
     if not known:
         check_classes({example.label for example in examples}, labels)
-    unknown = Counter(e.label for e in examples if normalized(e.label) not in indices)
-    truth = tuple(indices[normalized(example.label)] for example in known)
-    return Selection(split, known, truth, dict(sorted(unknown.items())))
+    unknown = Counter(example.label for example, index in found if index is None)
+    return Selection(
+        split,
+        tuple(example for example, _ in known),
+        tuple(index for _, index in known),
+        dict(sorted(unknown.items())),
+    )
 
 
 def check_classes(classes: Collection[str], labels: Sequence[Label]) -> None:
@@ -79,8 +84,8 @@ def check_classes(classes: Collection[str], labels: Sequence[Label]) -> None:
     Raises:
         NotTrainable: It has none.
     """
-    indices = class_indices(labels)
-    if any(normalized(name) in indices for name in classes):
+    indices = ClassIndices(labels)
+    if any(indices.find(name) is not None for name in classes):
         return
     known = ", ".join(label.text for label in labels[:10])
     found = ", ".join(sorted(classes)[:10]) or "none"

@@ -47,7 +47,7 @@ from models.serving.reference import REFERENCE, reference_of
 from models.serving.runtime import Precision, Runtime, RuntimeOptions
 from models.serving.selection import choose_runtime, rejected_precisions
 from models.serving.signature_view import signature_view
-from models.store.labels import Label, class_indices, normalized, read_labels
+from models.store.labels import ClassIndices, Label, read_labels
 from models.store.manifest import DERIVED, MANIFEST
 from models.store.store import AliasMovedError, Store, unmoved
 
@@ -435,17 +435,17 @@ def _calibration(dataset: Dataset, test: _TestSet) -> list[Example]:
 
 def _test_set(dataset: Dataset, labels: Sequence[Label]) -> _TestSet:
     """Images of the version's classes that are not used for calibration."""
-    indices = class_indices(labels)
+    indices = ClassIndices(labels)
     split: Split = "test" if dataset.of("test") else "validation"
     held_out = dataset.of(split)
-    known = [example for example in held_out if normalized(example.label) in indices]
+    known = [example for example in held_out if indices.find(example.label) is not None]
     if not known:
         raise NotTrainable(
             "The dataset has no test or validation images of this model's classes, so the "
             "accuracy cannot be measured. Give its classes the names of the model's labels."
         )
     known = _spread(known, _TEST_IMAGES)
-    classes = np.array([indices[normalized(example.label)] for example in known])
+    classes = np.array([indices.find(example.label) for example in known], np.int64)
     return _TestSet(split, known, classes)
 
 

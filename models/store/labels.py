@@ -1,7 +1,7 @@
 """The names of a network's classes: ImageNet's, and those in `labels.json` of a version."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -60,16 +60,35 @@ def read_labels(folder: Path) -> tuple[Label, ...]:
     return tuple(Label(row.id, row.label) for row in rows)
 
 
-def normalized(name: str) -> str:
-    """A class name as it is compared: without regard to case, underscores and outer spaces."""
+class ClassIndices:
+    """Finds the index of a version's class by the name that a dataset gives it.
+
+    The exact id comes first, then the exact text. Without regard to case, underscores and outer
+    spaces, an id and then a text count if no other class has the same one: `Cat` and `cat` may be
+    two classes.
+    """
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        ids = [label.id for label in labels]
+        texts = [label.text for label in labels]
+        self._exact = _unique(texts) | _unique(ids)
+        self._similar = _unique(map(_normalized, texts)) | _unique(map(_normalized, ids))
+
+    def find(self, name: str) -> int | None:
+        """The index of the class; None if there is none, or no single one."""
+        index = self._exact.get(name)
+        return self._similar.get(_normalized(name)) if index is None else index
+
+
+def _normalized(name: str) -> str:
     return name.strip().casefold().replace("_", " ")
 
 
-def class_indices(labels: Sequence[Label]) -> dict[str, int]:
-    """The index of each class by its normalized id and, if no other class has it, its name."""
-    indices = {normalized(label.id): index for index, label in enumerate(labels)}
-    names = Counter(normalized(label.text) for label in labels)
-    for index, label in enumerate(labels):
-        if names[normalized(label.text)] == 1:
-            indices.setdefault(normalized(label.text), index)
-    return indices
+def _unique(names: Iterable[str]) -> dict[str, int]:
+    """The place of each name that occurs once."""
+    places: dict[str, int] = {}
+    counts = Counter[str]()
+    for place, name in enumerate(names):
+        places[name] = place
+        counts[name] += 1
+    return {name: place for name, place in places.items() if counts[name] == 1}

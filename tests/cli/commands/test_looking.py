@@ -117,7 +117,8 @@ class Server(http.server.BaseHTTPRequestHandler):
             self._json({"results": [{"name": "x", "embedding": [0.5, -1.25]}] * count})
         elif self._route == "/v1/classify":
             lemon = {"index": 951, "id": "n2", "label": "lemon", "probability": 0.1}
-            results = [{"name": "x", "predictions": [TARGET, lemon]}]
+            capitals = lemon | {"index": 7, "label": "LEMON"}
+            results = [{"name": "x", "predictions": [TARGET, capitals, lemon]}]
             timing = {"decode": 0, "queue": 0, "compute": 0, "total": 0}
             answer = {"model": "m", "version": 1, "batch_size": 1, "results": results}
             self._json(answer | {"timing_ms": timing})
@@ -263,12 +264,12 @@ def test_a_sheet_shows_every_method_for_one_class(server: str, photo: Path) -> N
 def test_a_class_is_chosen_by_its_name_or_its_number(
     server: str, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for chosen, index in (("Lemon", 951), ("n1", 281), ("7", 7)):
+    for chosen, index in (("lemon", 951), ("Lemon", 7), ("n1", 281), ("7", 7)):
         explain([photo], chosen=chosen, server=server)
         assert f"class_index={index}&" in f"{Server.requests[-1][0]}&"
     with pytest.raises(CommandError, match=r"no class 'lemn'. Did you mean lemon\?"):
         explain([photo], chosen="lemn", server=server)
-    assert capsys.readouterr().err.count("cat-heatmap.png is replaced.") == 2
+    assert capsys.readouterr().err.count("cat-heatmap.png is replaced.") == 3
 
 
 def test_heatmaps_of_images_of_one_name_are_all_kept(server: str, photo: Path) -> None:
