@@ -49,7 +49,7 @@ REGISTERED: Final = (
     WebPImagePlugin,
 )
 
-_PNG_COLORS = (2, 6)  # RGB, RGBA
+_PNG_COLORS = (2, 4, 6)  # RGB, gray with alpha, RGBA
 _DARK = 15  # the high byte of 12 bits
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 # A real file is read in some hundreds to thousands of pieces. One made of millions of tiny
@@ -235,7 +235,7 @@ def _load_png(image: Image.Image, raw: bytes) -> Image.Image:
 
 
 def _check_deep_png(image: Image.Image) -> None:
-    """Refuse what Pillow makes almost black: it drops the low byte of 16-bit colors."""
+    """Refuse what Pillow makes almost black: it drops the low byte of most 16-bit kinds."""
     brightest = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc]
     if 0 < brightest <= _DARK:
         raise InvalidImage(

@@ -184,6 +184,15 @@ def test_color_png_of_12_bits_in_16_is_refused_in_words() -> None:
     assert read(rgb16_png(COLORS.astype(np.uint16) * 0)).pixels.max() == 0
 
 
+def test_png_of_dark_16_bit_gray_with_alpha_is_refused() -> None:
+    gray = COLORS[..., 0].astype(np.uint16)
+    opaque = np.full_like(gray, 65535)
+    with pytest.raises(InvalidImage, match="12 bits"):
+        read(rgb16_png(np.dstack([gray * 16, opaque])))
+    bright = read(rgb16_png(np.dstack([gray * 257, opaque]))).pixels
+    assert bright.max() > 200
+
+
 @pytest.mark.parametrize("tag", [273, 282, 40_000])
 def test_millions_of_fractions_are_not_read(tag: int) -> None:
     count = 400_000
