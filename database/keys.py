@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Engine, func, select, update
 from sqlalchemy.exc import IntegrityError
@@ -42,17 +43,35 @@ class StoredKey:
     digest: bytes
 
 
+class KeyRevision(NamedTuple):
+    """Equal only if no key was changed in between.
+
+    The number alone would not do: a replica that becomes the primary without the last changes
+    gives their numbers to others. Every change also writes a line of the audit log, and the newest
+    line, with its time, is another one then.
+
+    Attributes:
+        number: Of the changes so far.
+        line: The newest line of the audit log; None if it is empty.
+        at: When that was written.
+    """
+
+    number: int
+    line: int | None = None
+    at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class KeySnapshot:
     """All keys at one moment.
 
     Attributes:
-        revision: Grows with every change.
+        revision: Another one after every change.
         keys: The keys that were not revoked, by id; some may have expired.
         ever_created: The number of keys ever created, including revoked ones.
     """
 
-    revision: int
+    revision: KeyRevision
     keys: Mapping[str, StoredKey]
     ever_created: int
 
@@ -197,11 +216,11 @@ class Keys:
         next_cursor = str(rows[limit - 1].place) if len(rows) > limit else None
         return Page(items=[_info(row) for row in rows[:limit]], next_cursor=next_cursor)
 
-    def snapshot(self, known: int | None = None) -> KeySnapshot | None:
+    def snapshot(self, known: KeyRevision | None = None) -> KeySnapshot | None:
         """All keys that were not revoked; None if nothing changed since revision `known`."""
         with reading(self._engine) as session:
-            row = session.get(KeyRevisionRecord, 1)
-            revision = 0 if row is None else row.number
+            # Read first: a later change is then read twice rather than missed.
+            revision = _revision(session)
             if revision == known:
                 return None
             rows = session.scalars(select(KeyRecord).where(KeyRecord.revoked_at.is_(None))).all()
@@ -285,8 +304,17 @@ def _remember(
         remember(session, idempotency, StoredResponse(201, body), now)
 
 
+def _revision(session: Session) -> KeyRevision:
+    row = session.get(KeyRevisionRecord, 1)
+    newest = select(AuditRecord.id, AuditRecord.at).order_by(AuditRecord.id.desc()).limit(1)
+    return KeyRevision(0 if row is None else row.number, *(session.execute(newest).first() or ()))
+
+
 def _increment_revision(session: Session) -> None:
-    """In one statement, so that two transactions cannot set the same number."""
+    """In one statement, so that two transactions cannot set the same number.
+
+    The caller writes a line of the audit log in the same transaction, see `KeyRevision`.
+    """
     incremented = update(KeyRevisionRecord).values(number=KeyRevisionRecord.number + 1)
     if session.connection().execute(incremented).rowcount == 0:
         session.add(KeyRevisionRecord(only=1, number=1))

@@ -28,13 +28,11 @@ from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import add_erased
 from database.faces.privacy.erasures import Erasures, begin, delete_traces, require_unfinished
 from database.faces.standings import consent_of
-from database.faces.template_rows import data_key_of, find_subject, increment_revision
+from database.faces.template_rows import NO_REVISION, data_key_of, find_subject, increment_revision
 from database.idempotency import IdempotencyKey, StoredResponse, lookup, remember
 from database.jobs.queries import delete_jobs
 from database.paging import decode_time_and_id, encode_cursor, require_limit
 from database.tables import FaceDeviceRecord, FaceFileRecord, FaceTemplateRecord, SubjectRecord
-
-_NO_REVISION = 0  # of a subject without templates
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ class Subjects:
             keep_frames=new.keep_frames,
             data_key=data_key,
             key_id=key_id_of(data_key),  # not self._cipher.key_id: that may have changed since
-            revision=_NO_REVISION,
+            revision=NO_REVISION,
             created_at=now,
             updated_at=now,
             consent=new.consent and new.consent.given(now).model_dump(mode="json"),

@@ -1,5 +1,6 @@
 """Queries on rows of subjects, templates and frames that several repositories share."""
 
+import secrets
 from collections.abc import Collection
 
 import numpy as np
@@ -19,8 +20,12 @@ from database.tables import (
     SubjectRecord,
 )
 
+NO_REVISION = 0
+"""Of a subject that never had a template."""
+
 _DTYPE = np.dtype("<f4")
 _LOCK = 0x0951_0010  # see `database.engine.advisory_lock`
+_MAX_STEP = 2**32  # of the revision; 64 bits are enough for four billion changes
 
 
 class Unreadable(NeedsOperator):
@@ -48,17 +53,21 @@ def find_subject(session: Session, subject_id: str, *, locked: bool = False) -> 
 
 
 def increment_revision(session: Session) -> int:
-    """Record that templates changed; transactions that do so are serialized from here on."""
-    row = FaceGalleryRecord
-    incremented = update(row).values(revision=row.revision + 1).returning(row.revision)
+    """Record that templates changed; transactions that do so are serialized from here on.
+
+    A replica that becomes the primary without the last changes must not give their revisions to
+    others. Therefore the steps are random.
+    """
+    row, step = FaceGalleryRecord, 1 + secrets.randbelow(_MAX_STEP)
+    incremented = update(row).values(revision=row.revision + step).returning(row.revision)
     revision = session.execute(incremented).scalar()
     if revision is None:  # two first changes at the same moment would both add it
         advisory_lock(session.connection(), _LOCK)
         revision = session.execute(incremented).scalar()
     if revision is None:
-        session.add(row(id=1, revision=1))
+        session.add(row(id=1, revision=step))
         session.flush()
-        return 1
+        return step
     return revision
 
 

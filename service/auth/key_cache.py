@@ -1,10 +1,10 @@
 """All keys in memory, so that a request is authenticated without asking the database.
 
-Every second one number, the revision, is read from the database; if it has grown, all keys are
-read again. A change is announced (`service.changes`), so that every process has read it before it
-is acknowledged. While the database is unavailable, the keys last read remain valid: nothing can be
-revoked then either, and expiry follows the clock of the database. Before the first read, only
-OPSIN_API_KEY is known.
+Every second the revision is read from the database; if it is another one, all keys are read again.
+It need not be a later one: after a failover, the database may lack the last changes. A change is
+announced (`service.changes`), so that every process has read it before it is acknowledged. While
+the database is unavailable, the keys last read remain valid: nothing can be revoked then either,
+and expiry follows the clock of the database. Before the first read, only OPSIN_API_KEY is known.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from contracts.errors import Unauthorized, Unavailable
 from contracts.key_proof import KeyChallenge
 from contracts.keys import KEY_PATTERN, key_id_of
 from contracts.settings import Settings
-from database.keys import Keys, KeySnapshot, StoredKey, digest_of
+from database.keys import KeyRevision, Keys, KeySnapshot, StoredKey, digest_of
 from service.auth.principal import BOOTSTRAP, OPEN, Principal
 from service.periodic import PeriodicTask
 from service.shared_check import SharedCheck
@@ -174,7 +174,7 @@ class KeyCache:
         read_all = now - self._reloaded >= _RELOAD_SECONDS
         known = None if self._snapshot is None or read_all else self._snapshot.revision
         changed, self._offset = await run_in_threadpool(self._read_keys, known)
-        if changed is not None and (read_all or self._is_newer(changed)):
+        if changed is not None:
             self.replace(changed)
             self._reloaded = now
 
@@ -183,11 +183,7 @@ class KeyCache:
         self._principals = _principals(snapshot.keys)
         self._snapshot = snapshot
 
-    def _is_newer(self, changed: KeySnapshot) -> bool:
-        """An older snapshot must not replace a newer one, or a revoked key would become valid."""
-        return self._snapshot is None or changed.revision > self._snapshot.revision
-
-    def _read_keys(self, known: int | None) -> tuple[KeySnapshot | None, float]:
+    def _read_keys(self, known: KeyRevision | None) -> tuple[KeySnapshot | None, float]:
         """The keys, and by how much the clock of the database is ahead of the monotonic one."""
         changed = self._keys.snapshot(known)
         return changed, self._keys.now().timestamp() - time.monotonic()

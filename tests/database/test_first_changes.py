@@ -71,7 +71,7 @@ def test_the_first_changes_of_the_gallery_succeed_for_all(url: str, engine: Engi
         with writing(own) as session:
             return increment_revision(session)
 
-    assert sorted(at_once(url, act)) == list(range(1, PROCESSES + 1))
+    assert len(set(at_once(url, act))) == PROCESSES
 
 
 def test_processes_that_start_together_agree_on_the_id(

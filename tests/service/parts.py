@@ -70,7 +70,7 @@ from database.installation import FILE
 from database.jobs.files import JobFiles
 from database.jobs.jobs import JobHistory, JobPage
 from database.jobs.queries import JobCounts, JobEntry, StoredJob
-from database.keys import Keys, KeySnapshot
+from database.keys import KeyRevision, Keys, KeySnapshot
 from database.paging import Reserve
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
@@ -654,7 +654,7 @@ class FakeServices:
         if self.keyed:
             await key_cache.start()
         else:
-            key_cache.replace(KeySnapshot(revision=0, keys={}, ever_created=0))
+            key_cache.replace(KeySnapshot(revision=KeyRevision(0), keys={}, ever_created=0))
         yield Services(
             settings=settings,
             workers=self.workers,

@@ -1,8 +1,9 @@
 """Exact search among all templates in memory, as one matrix product.
 
 Every process holds its own matrix. Before each search it reads the revision, which every change of
-a template increments (`database.faces.search.gallery_source`), with one small query, and decrypts
-the templates of the subjects that changed, and no others. Removed rows are overwritten with zeros.
+a template increases (`database.faces.search.gallery_source`), with one small query. If it is
+another one, the revision of each subject is read, and the templates of those that changed, and no
+others, are decrypted. Removed rows are overwritten with zeros.
 """
 
 import threading
@@ -13,9 +14,11 @@ import numpy.typing as npt
 
 from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
-from database.faces.search.gallery_source import EVERYTHING, GallerySource
+from database.engine import batches
+from database.faces.search.gallery_source import GallerySource
 
 _INITIAL_ROWS = 1024
+_NO_VECTORS: Vector = np.empty((0, EMBEDDING_SIZE), np.float32)
 _VECTORS_AT_ONCE = 8  # whose scores are in memory together: 4 bytes per template and vector
 
 
@@ -26,7 +29,8 @@ class Gallery:
         self._source = source
         self._lock = threading.Lock()
         self._embedder: str | None = None
-        self._revision = EVERYTHING
+        self._revision: int | None = None
+        self._known: dict[str, int] = {}  # the revision of each subject whose vectors were read
         self._partition = Partition()
 
     def nearest(
@@ -58,16 +62,24 @@ class Gallery:
         if embedder != self._embedder:
             self._partition.wipe()
             self._partition = Partition()
-            self._embedder, self._revision = embedder, EVERYTHING
-        elif self._source.revision() == self._revision:
+            self._embedder, self._revision, self._known = embedder, None, {}
+        # Read first: a later change is then read twice rather than missed.
+        revision = self._source.revision()
+        if revision == self._revision:
             return
-        changes = self._source.changes(self._revision, embedder=embedder)
-        for subject_id, vectors in changes.subjects.items():
-            self._partition.put(subject_id, vectors)
-        # Compared by id at every change: a count could be right by accident if one subject was
-        # erased and another cannot be decrypted. Subjects added later come with the next change.
-        self._partition.retain(self._source.subjects(embedder=embedder))
-        self._revision = changes.revision
+        revisions = self._source.revisions()
+        self._partition.retain(revisions)
+        self._known = {one: of for one, of in self._known.items() if one in revisions}
+        # Not those with a later revision than before: after a failover, the database may lack the
+        # last changes, and those made instead may be older.
+        changed = [one for one, of in revisions.items() if self._known.get(one) != of]
+        for batch in batches(changed) if self._known else [None]:
+            vectors = self._source.vectors(batch, embedder=embedder)
+            for subject_id in changed if batch is None else batch:
+                # One that has been erased meanwhile has no vectors.
+                self._partition.put(subject_id, vectors.get(subject_id, _NO_VECTORS))
+                self._known[subject_id] = revisions[subject_id]
+        self._revision = revision
 
 
 class Partition:

@@ -1,19 +1,19 @@
-"""Feeds a search among all templates: what changed since a revision."""
+"""Feeds a search among all templates: which subjects changed, and their vectors."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import Engine, Select, select
+from sqlalchemy import ColumnElement, Engine, Select, select
 
 from contracts.faces.subjects import EMBEDDING_SIZE
 from contracts.queue.messages import Vector
 from database.crypto.envelope import DecryptionError, EnvelopeCipher
 from database.engine import reading
-from database.faces.template_rows import decrypt_vector
+from database.faces.template_rows import NO_REVISION, decrypt_vector
 from database.tables import FaceGalleryRecord, FaceTemplateRecord, SubjectRecord
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class Changes:
     Attributes:
         revision: The revision that the changes lead to.
         subjects: All vectors of each subject that changed, (n, 128) float32; n may be 0. Erased
-            subjects are not included, see `GallerySource.subjects`.
+            subjects are not included.
     """
 
     revision: int
@@ -45,12 +45,15 @@ class GallerySource:
         self._cipher = cipher
 
     def revision(self) -> int:
-        """The number that every change increments; one cheap query."""
+        """The number that every change increases; one cheap query."""
         with reading(self._engine) as session:
             return session.scalar(select(FaceGalleryRecord.revision)) or 0
 
     def changes(self, since: int, *, embedder: str) -> Changes:
         """All templates of the subjects whose templates changed after a revision.
+
+        The caller keeps the revision in the same database: after a failover, a larger one than that
+        of a process may be of a change that was made instead of it.
 
         Templates that cannot be decrypted are left out and logged.
 
@@ -58,22 +61,43 @@ class GallerySource:
             since: A revision, or `EVERYTHING`.
             embedder: Only templates of this embedder are included.
         """
+        return Changes(*self._read(SubjectRecord.revision > since, embedder))
+
+    def revisions(self) -> dict[str, int]:
+        """The revision of each subject that ever had a template, by id.
+
+        A subject with an equal one has the same templates, also in another database that lacked the
+        last changes when they were made.
+        """
+        row = SubjectRecord
+        query = select(row.id, row.revision).where(row.revision > NO_REVISION)
+        with reading(self._engine) as session:
+            return {found.id: found.revision for found in session.execute(query)}
+
+    def vectors(
+        self, subject_ids: Collection[str] | None = None, *, embedder: str
+    ) -> dict[str, Vector]:
+        """All vectors of some subjects, at most a thousand, or of all subjects.
+
+        Templates that cannot be decrypted are left out and logged.
+
+        Returns:
+            By subject, (n, 128) float32; n may be 0. Subjects that do not exist are left out.
+        """
+        row = SubjectRecord
+        which = row.revision > NO_REVISION if subject_ids is None else row.id.in_(subject_ids)
+        return self._read(which, embedder)[1]
+
+    def _read(self, which: ColumnElement[bool], embedder: str) -> tuple[int, dict[str, Vector]]:
+        """The gallery's revision, and the vectors of the selected subjects."""
         with reading(self._engine) as session:
             # Read first: a later change is then reported twice rather than missed.
             revision = session.scalar(select(FaceGalleryRecord.revision)) or 0
-            rows = session.execute(_changed_rows(since, embedder))
-            subjects = {
+            rows = session.execute(_rows(which, embedder))
+            return revision, {
                 subject_id: self._decrypt(subject_id, data_key, group, embedder)
                 for (subject_id, data_key), group in groupby(rows, lambda row: (row[0], row[1]))
             }
-        return Changes(revision, subjects)
-
-    def subjects(self, *, embedder: str) -> set[str]:
-        """The ids of all subjects with templates of that embedder."""
-        row = FaceTemplateRecord
-        query = select(row.subject_id).where(row.embedder == embedder).distinct()
-        with reading(self._engine) as session:
-            return set(session.scalars(query))
 
     def _decrypt(
         self, subject_id: str, data_key: bytes, rows: Iterable[Any], embedder: str
@@ -94,13 +118,13 @@ class GallerySource:
         return np.stack(vectors) if vectors else np.empty((0, EMBEDDING_SIZE), np.float32)
 
 
-def _changed_rows(since: int, embedder: str) -> Select[str, bytes, str, bytes]:
+def _rows(which: ColumnElement[bool], embedder: str) -> Select[str, bytes, str, bytes]:
     subject, template = SubjectRecord, FaceTemplateRecord
     of_subject = (template.subject_id == subject.id) & (template.embedder == embedder)
     return (
         select(subject.id, subject.data_key, template.id, template.sealed)
         .join(template, of_subject, isouter=True)
-        .where(subject.revision > since)
+        .where(which)
         .order_by(subject.id, template.created_at, template.id)
         .execution_options(yield_per=_ROWS_PER_FETCH)
     )

@@ -1,5 +1,6 @@
 """The search in memory finds what a loop finds, and is always up to date with the database."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,13 @@ from sqlalchemy import Engine, text
 from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
 from contracts.settings import Settings
+from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.faces.search.gallery import Gallery, Partition
 from tests.database.conftest import Clock
 from tests.database.faces.test_faces import NET, OLD, add_subject, template, vector
+from tests.replica import Replica
+from tests.tables import make_tables
 
 
 @pytest.fixture
@@ -75,6 +79,30 @@ def test_every_process_sees_every_change(faces: FaceRepositories) -> None:
     others.refresh()
     assert len(others.rows) == 0
     assert near(mine, new) == []
+
+
+@pytest.mark.parametrize("later", [0, 1, 2])
+def test_a_failover_that_loses_changes_leaves_no_template_in_memory(
+    clock: Clock, tmp_path: Path, later: int
+) -> None:
+    """Whether the database counts fewer changes than were known, as many, or more."""
+    url = f"sqlite:///{tmp_path}/opsin.db"
+    make_tables(url)
+    engine = open_engine(url)
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path / "home"), engine, clock)
+    gallery, kept, lost = Gallery(faces.gallery_source), vector(), vector()
+    ada, bea, eve = (add_subject(faces, name) for name in ("Ada", "Bea", "Eve"))
+    faces.templates.add(ada, [template(embedding=kept)], embedder=NET)
+    replica = Replica(engine, tmp_path)
+    faces.templates.add(ada, [template(embedding=lost)], embedder=NET)
+    assert (near(gallery, kept), near(gallery, lost)) == ([ada], [ada])
+    replica.promote()
+    new = {one: vector() for one in (bea, eve)[:later]}
+    for one, shown in new.items():
+        faces.templates.add(one, [template(embedding=shown)], embedder=NET)
+    assert (near(gallery, kept), near(gallery, lost)) == ([ada], [])
+    assert [near(gallery, shown) for shown in new.values()] == [[one] for one in new]
+    engine.dispose()
 
 
 def test_a_simultaneous_erasure_and_addition_are_both_seen(faces: FaceRepositories) -> None:

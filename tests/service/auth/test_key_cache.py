@@ -19,12 +19,13 @@ from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND
 from database.engine import open_engine
-from database.keys import Keys, KeySnapshot
+from database.keys import KeyRevision, Keys, KeySnapshot
 from service.auth import key_cache as module
 from service.auth.key_cache import KeyCache
 from service.auth.principal import BOOTSTRAP, OPEN
 from service.auth.scopes import ScopeTable
 from service.middleware.authentication import Authentication
+from tests.replica import Replica
 from tests.service.parts import FakeChanges, FakeServices
 from tests.tables import make_tables
 
@@ -32,30 +33,20 @@ NEW = NewKey(name="a client", scopes=["infer"])
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Keys:
+def engine(tmp_path: Path) -> Engine:
     url = f"sqlite:///{tmp_path}/opsin.db"
     make_tables(url)
-    engine: Engine = open_engine(url)
+    return open_engine(url)
+
+
+@pytest.fixture
+def keys(engine: Engine) -> Keys:
     return Keys(engine, lambda: datetime.now(UTC))
 
 
 @pytest.fixture
 def key_cache(keys: Keys) -> KeyCache:
     return KeyCache(Settings(_env_file=None), keys)
-
-
-def test_an_older_snapshot_does_not_restore_a_revoked_key(
-    keys: Keys, key_cache: KeyCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = keys.create(NEW, actor=COMMAND)
-    old = keys.snapshot()
-    keys.revoke(made.id, actor=COMMAND)
-    asyncio.run(key_cache.refresh())
-    # A read that began before the key was revoked and ends after it.
-    monkeypatch.setattr(keys, "snapshot", lambda known=None: old)
-    asyncio.run(key_cache.refresh())
-    with pytest.raises(Unauthorized):
-        key_cache.authenticate(made.key or "")
 
 
 def test_a_slow_read_does_not_restore_a_key_revoked_meanwhile(
@@ -67,7 +58,7 @@ def test_a_slow_read_does_not_restore_a_key_revoked_meanwhile(
     began, revoked = threading.Event(), threading.Event()
     read = keys.snapshot
 
-    def slow(known: int | None = None) -> KeySnapshot | None:
+    def slow(known: KeyRevision | None = None) -> KeySnapshot | None:
         found = read(known)
         if not began.is_set():
             began.set()
@@ -103,17 +94,42 @@ def test_a_principal_is_valid_as_long_as_its_key(keys: Keys, key_cache: KeyCache
     assert not key_cache.is_valid(principal)
 
 
-def test_the_keys_of_a_restored_database_are_read_eventually(
-    keys: Keys, key_cache: KeyCache, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_noticed", [True, False])
+@pytest.mark.parametrize("lost", [1, 2, 3])
+def test_a_failover_that_loses_changes_delays_no_revocation(
+    keys: Keys, engine: Engine, key_cache: KeyCache, tmp_path: Path, lost: int, is_noticed: bool
 ) -> None:
-    first = keys.create(NEW, actor=COMMAND)
-    backup = keys.snapshot()
-    keys.revoke(first.id, actor=COMMAND)
+    """Whether the database counts fewer changes than were known, as many, or more."""
+    leaked, other = keys.create(NEW, actor=COMMAND), keys.create(NEW, actor=COMMAND)
+    replica = Replica(engine, tmp_path)
+    for _ in range(lost):
+        unknown = keys.create(NEW, actor=COMMAND)
     asyncio.run(key_cache.refresh())
-    monkeypatch.setattr(keys, "snapshot", lambda known=None: backup)
-    monkeypatch.setattr(module, "_RELOAD_SECONDS", 0.0)
+    replica.promote()
+    if is_noticed:
+        asyncio.run(key_cache.refresh())
+    keys.revoke(leaked.id, actor=COMMAND)
+    new = keys.create(NEW, actor=COMMAND)
     asyncio.run(key_cache.refresh())
-    assert key_cache.authenticate(first.key or "").id == first.id
+    for gone in (leaked, unknown):
+        with pytest.raises(Unauthorized):
+            key_cache.authenticate(gone.key or "")
+    for valid in (other, new):
+        assert key_cache.authenticate(valid.key or "").id == valid.id
+
+
+def test_as_many_changes_as_a_failover_has_lost_are_noticed(
+    keys: Keys, engine: Engine, key_cache: KeyCache, tmp_path: Path
+) -> None:
+    leaked = keys.create(NEW, actor=COMMAND)
+    replica = Replica(engine, tmp_path)
+    keys.create(NEW, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    replica.promote()
+    keys.revoke(leaked.id, actor=COMMAND)
+    asyncio.run(key_cache.refresh())
+    with pytest.raises(Unauthorized):
+        key_cache.authenticate(leaked.key or "")
 
 
 def test_every_refusal_makes_the_same_comparison(

@@ -76,7 +76,7 @@ def test_a_key_is_returned_even_if_the_keys_cannot_be_read_again(
 ) -> None:
     """Otherwise the only copy of a new key would be lost."""
 
-    def away(self: Keys, known: int | None = None) -> None:
+    def away(self: Keys, known: object = None) -> None:
         raise Unavailable("The database is away.")
 
     with monkeypatch.context() as patched:
