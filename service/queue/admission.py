@@ -46,6 +46,10 @@ class Admission:
         self._limits = limits
         self._in_progress: dict[QueueName, Counter[str]] = {}
 
+    def limit(self, queue: QueueName) -> int:
+        """How many images may be in progress in a queue."""
+        return self._limits.limit(queue)
+
     def counts(self) -> dict[QueueName, int]:
         """The images in progress in each queue that has had some."""
         return {queue: clients.total() for queue, clients in self._in_progress.items()}

@@ -1,9 +1,9 @@
-"""Lets clients alternate in the queues of slow operations, whatever each has sent.
+"""Lets clients alternate in the queues of slow operations and networks, whatever each has sent.
 
 The queue in Redis is first come, first served. An explanation takes seconds, so a client with many
-of them would keep all others waiting for minutes. Here, the images of a request go into the queue a
-slice at a time, and the next slice is that of the client whose turn it is. Belongs to one event
-loop.
+of them would keep all others waiting for minutes; a full queue of VGG16 takes five seconds. Here,
+the images of a request go into the queue a slice at a time, and the next slice is that of the
+client whose turn it is. Belongs to one event loop.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from contracts.inference.inference import Operation
 from contracts.queue.redis_keys import QueueName
 
 ALTERNATING: frozenset[Operation] = frozenset({"heatmap", "faces", "explain", "clip", "study"})
-"""The slow operations."""
+"""Those that are slow with any network; the others are with a large one."""
+FULL_SECONDS = 2.0  # of a worker's time, in which a full queue of a fast network is empty again
 _SLICE_SECONDS = 1.0  # of a worker's time: longer than a batch, shorter than others like to wait
 _UNKNOWN_SLICE = 4  # images, until the queue's rate has been measured
 

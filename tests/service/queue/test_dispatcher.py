@@ -18,6 +18,7 @@ import redis
 import redis.asyncio
 
 from contracts.errors import NoWorker, QueueFull
+from contracts.inference.inference import Operation
 from contracts.queue import redis_keys
 from contracts.queue.celery import ASYNC_REDIS_OPTIONS
 from contracts.queue.heartbeat import WorkerBeat
@@ -423,14 +424,19 @@ def test_a_deadline_is_by_the_clock_of_redis(
     run(valkey, use)
 
 
-def test_a_client_with_many_explanations_keeps_no_other_waiting(
-    valkey: RealValkey, worker_client: redis.Redis
+@pytest.mark.parametrize(
+    ("operation", "rate"), [("explain", None), ("classify", 3.0)], ids=["operation", "network"]
+)
+def test_a_client_with_much_slow_work_keeps_no_other_waiting(
+    valkey: RealValkey, worker_client: redis.Redis, operation: Operation, rate: float | None
 ) -> None:
-    slow, order = QueueName("squeezenet", 1, "explain"), list[int]()
+    slow, order = QueueName("squeezenet", 1, operation), list[int]()
     worker = WorkerQueues(worker_client, "w1")
 
     async def use(api: Api) -> None:
         deadline = time.monotonic() + 60
+        if rate is not None:
+            api.workers._rates[slow] = rate
 
         async def request(client: str, count: int, marker: int) -> list[Any]:
             CALLER.set(Caller(client, marker))
