@@ -1,5 +1,6 @@
 """Keeps processes running: restarts those that crash, stops all in order, leaves none behind."""
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from cli.processes.logs import tail
 from cli.processes.process import Child, Program
 from cli.processes.signals import StopSignals
 
-# A crash this soon after a start is a quick one; after so many of them in a row we give up.
+# A crash this soon after a start is a quick one; after so many of them in a row we give up. Not if
+# it was killed, as by the kernel for want of memory: nothing is wrong with the program, and all
+# others would end with it.
 QUICK_SECONDS = 20.0
 QUICK_LIMIT = 5
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -91,7 +94,7 @@ class Supervisor:
         lifetime = time.monotonic() - slot.child.started_at
         slot.child.kill()  # its own children, if any are left
         slot.quick_crashes = slot.quick_crashes + 1 if lifetime < QUICK_SECONDS else 1
-        if slot.quick_crashes >= QUICK_LIMIT:
+        if slot.quick_crashes >= QUICK_LIMIT and code != -signal.SIGKILL:
             raise CommandError(
                 _exit_message(
                     slot.program, f"crashed {QUICK_LIMIT} times in a row ({_cause(code)})"

@@ -85,6 +85,19 @@ def test_a_crashed_child_is_restarted_and_reported(tmp_path: Path) -> None:
         processes.stop()
 
 
+def test_a_child_that_is_killed_again_and_again_is_restarted_each_time(tmp_path: Path) -> None:
+    """By the kernel, for want of memory: the other processes go on meanwhile."""
+    reports: list[str] = []
+    processes = supervisor(reports)
+    processes.start(program(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"))
+    try:
+        until(lambda: processes.restart_crashed() or len(reports) > QUICK_LIMIT + 2)
+    finally:
+        processes.stop(at_once=True)
+    assert set(reports[1:]) == {reports[-1]}
+    assert "signal 9" in reports[-1]
+
+
 def test_repeated_crashes_fail_with_the_end_of_the_log(tmp_path: Path) -> None:
     reports: list[str] = []
     processes = supervisor(reports)
