@@ -163,7 +163,9 @@ class _Run:
         weights = Weights.of(self.settings)
         check_beginning(self.request, data.dataset.classes, self.store, weights)
         load_seconds = time.monotonic() - began
-        log = EventLog(self.settings.event_logs_home / self.work.job_id)
+        log = EventLog(
+            self.settings.event_logs_home / self.work.job_id, self.settings.free_disk_bytes_of_work
+        )
         work, environment = LoggedWork(self.work, log), _environment(self.settings)
         progress = self._begin(data.dataset, load_seconds)
         if self.request.augmentation.active and not data.private:

@@ -2,12 +2,16 @@
 
 Training, validation and test are runs with the same tags, as Keras writes them, so that TensorBoard
 draws their curves into one chart.
+
+A log is bounded: of a long training, later points within epochs and histograms are left out more
+and more, and all of them while the disk has no room for them.
 """
 
 import io
 import shutil
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +21,67 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.histogram.metadata import create_summary_metadata
 
+from contracts.files import has_room
+
 _BUCKETS = 30  # as many as TensorBoard's own
 _RUNS = (("training", ""), ("validation", "val_"))
+# Of a billion batches, 125,000 are kept: 18 MB.
+_FIRST_BATCHES, _MORE_BATCHES = 50_000, 5_000
+_FIRST_HISTOGRAMS, _MORE_HISTOGRAMS = 100, 20
+_MOST_BYTES = 1024 * 1024  # of the histograms of an epoch
+
+
+@dataclass(slots=True)
+class _Thinning:
+    """Keeps the first of a series, then ever fewer of it.
+
+    Attributes:
+        first: How many of the first are kept.
+        more: After so many further ones, the distance between two doubles.
+        distance: Between two that are kept.
+        passed: Since the last one that was kept.
+        left: How many are kept at this distance.
+    """
+
+    first: int
+    more: int
+    distance: int = 1
+    passed: int = 0
+    left: int = 0
+
+    def __post_init__(self) -> None:
+        self.left = self.first
+
+    def keeps(self) -> bool:
+        """Whether the next one is kept."""
+        self.passed += 1
+        if self.passed < self.distance:
+            return False
+        self.passed = 0
+        self.left -= 1
+        if not self.left:
+            self.distance, self.left = 2 * self.distance, self.more
+        return True
 
 
 class EventLog:
-    """The log of one attempt. It empties the folder: a resumed training logs all epochs again."""
+    """The log of one attempt. It empties the folder: a resumed training logs all epochs again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the log.
+        kept_bytes: Of the disk, which points within epochs and histograms leave free.
+    """
+
+    def __init__(self, folder: Path, kept_bytes: int = 0) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         self._folder = folder
         self._writers = {
             name: tf.summary.create_file_writer(str(folder / name)) for name, _ in _RUNS
         }
         self._steps: dict[tuple[Any, Any], int] = {}
+        self._kept_bytes = kept_bytes
+        self._batches = _Thinning(_FIRST_BATCHES, _MORE_BATCHES)
+        self._histograms = _Thinning(_FIRST_HISTOGRAMS, _MORE_HISTOGRAMS)
 
     def row(self, row: Mapping[str, Any]) -> None:
         """Log an epoch's numbers, counting epochs over all phases."""
@@ -62,14 +113,21 @@ class EventLog:
             tf.summary.graph(traced.graph)
 
     def batch(self, steps: int, loss: float, accuracy: float) -> None:
-        """Log a batch's numbers after a number of steps."""
+        """Log a batch's numbers after a number of steps, unless there are too many."""
+        if not self._batches.keeps() or not self._has_room():
+            return
         with self._writers["training"].as_default(steps):
             tf.summary.scalar("batch/loss", loss)
             tf.summary.scalar("batch/accuracy", accuracy)
         self._writers["training"].flush()
 
     def weights(self, model: keras.Model) -> None:
-        """Log histograms of the weights that are trained, after the last epoch that was logged."""
+        """Log histograms of the weights that are trained, after the last epoch that was logged.
+
+        Those of some epochs are left out if there are many.
+        """
+        if not self._histograms.keeps() or not self._has_room():
+            return
         with self._writers["training"].as_default(len(self._steps)):
             for variable in model.trainable_variables:
                 buckets = _buckets(tf.convert_to_tensor(variable.value).numpy())
@@ -94,6 +152,9 @@ class EventLog:
         """Log a text."""
         with self._writers["training"].as_default(0):
             tf.summary.text(name, markdown)
+
+    def _has_room(self) -> bool:
+        return not self._kept_bytes or has_room(self._folder, _MOST_BYTES, self._kept_bytes)
 
     def close(self) -> bytes:
         """Close the log.

@@ -1,4 +1,5 @@
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
+from models.training.report import event_log
 from models.training.report.event_log import EventLog
 from tests.models import keras_warnings
 
@@ -33,6 +35,42 @@ def histograms(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value:
                 if value.metadata.plugin_data.plugin_name == "histograms":
                     yield value.tag, tf.make_ndarray(value.tensor)
+
+
+def tags(folder: Path) -> Counter[str]:
+    return Counter(
+        value.tag
+        for path in folder.rglob("*tfevents*")
+        for record in tf.data.TFRecordDataset(str(path))
+        for value in tf.compat.v1.Event.FromString(record.numpy()).summary.value
+    )
+
+
+def test_a_long_training_has_a_bounded_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One point for each of the steps of two days were gigabytes."""
+    for name, first, more in (("BATCHES", 40, 10), ("HISTOGRAMS", 5, 2)):
+        monkeypatch.setattr(event_log, f"_FIRST_{name}", first)
+        monkeypatch.setattr(event_log, f"_MORE_{name}", more)
+    log, model = EventLog(tmp_path), layer_of(RANDOM)
+    for step in range(1000):
+        log.batch(step, 0.5, 0.5)
+        if step % 10 == 0:
+            log.row({"phase": "head", "epoch": step // 10, "loss": 0.5})
+            log.weights(model)
+    log.close()
+    found = tags(tmp_path)
+    assert found["loss"] == 100
+    assert found["batch/loss"] == 40 + 10 * 5 + 5  # distances 2, 4, 8, 16, 32, and some of 64
+    assert found[model.layers[0].kernel.path] == 5 + 2 * 4 + 1
+
+
+def test_a_log_leaves_room_on_the_disk(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, kept_bytes=10**18)
+    log.row({"phase": "head", "epoch": 1, "loss": 0.5})
+    log.batch(1, 0.5, 0.5)
+    log.weights(layer_of(RANDOM))
+    log.close()
+    assert tags(tmp_path) == {"loss": 1}
 
 
 @pytest.mark.parametrize("name", VALUES)
