@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from database.engine import allow_statements, reading
 from database.faces.privacy.erasures import REWRITTEN
+from database.faces.search.vector_tables import restore_index, rewrite_vectors
 
 log = structlog.get_logger()
 
@@ -106,6 +107,7 @@ def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
                 return now is not None and _rewrite(connection, now)
             with _time_to_vacuum(connection):
                 connection.execute(text(f"VACUUM {_PLAIN_TABLES}, {_OTHER_TABLES}"))
+            restore_index(connection, engine)  # after a rewrite whose process ended
             return True
     except SQLAlchemyError as error:
         log.warning("vacuum_failed", error=type(error).__name__)
@@ -128,6 +130,7 @@ def rewrite_for_erasures(engine: Engine) -> float:
                 return _rewrite_if_due(connection)
             finally:
                 connection.execute(text(f"SELECT pg_advisory_unlock({_LOCK})"))
+                restore_index(connection, engine)
     except SQLAlchemyError as error:
         log.warning("vacuum_failed", error=type(error).__name__)
         return 0.0
@@ -169,6 +172,8 @@ def _rewrite_if_due(connection: Connection) -> float:
 def _rewrite(connection: Connection, now: str) -> bool:
     """Write the tables anew. Returns whether rows are gone that were deleted before `now`."""
     with _time_to_vacuum(connection):
+        if not rewrite_vectors(connection):
+            return False
         before = _files(connection)
         connection.execute(text(f"VACUUM (FULL) {_PLAIN_TABLES}"))
         connection.execute(text(f"VACUUM {_OTHER_TABLES}"))

@@ -23,6 +23,7 @@ from contracts.queue.messages import Vector
 from database.crypto.envelope import EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.faces.search.gallery_source import EVERYTHING, Changes, GallerySource
+from database.faces.search.vector_tables import make_tables
 
 log = structlog.get_logger()
 
@@ -34,21 +35,6 @@ _TRIES = 3
 _FIRST_TEMPLATES, _MOST_TEMPLATES = 200, 12_800
 _MOST_AT_ONCE = 1000  # that pgvector keeps in mind
 _ITERATIVE_SINCE = (0, 8)  # the version of pgvector
-_TABLES = (
-    "CREATE EXTENSION IF NOT EXISTS vector",
-    f"""CREATE TABLE IF NOT EXISTS face_vectors (
-        id bigserial PRIMARY KEY,
-        subject_id varchar(64) NOT NULL REFERENCES subjects (id) ON DELETE CASCADE,
-        turned vector({EMBEDDING_SIZE}) NOT NULL)""",
-    "CREATE INDEX IF NOT EXISTS face_vectors_subject ON face_vectors (subject_id)",
-    """CREATE INDEX IF NOT EXISTS face_vectors_nearest
-        ON face_vectors USING hnsw (turned vector_ip_ops)""",
-    """CREATE TABLE IF NOT EXISTS face_vectors_state (
-        id integer PRIMARY KEY,
-        embedder varchar(80) NOT NULL,
-        key_id varchar(32) NOT NULL,
-        revision bigint NOT NULL)""",
-)
 _STATE = text("SELECT embedder, key_id, revision FROM face_vectors_state WHERE id = 1")
 _WRITE_STATE = text(
     """INSERT INTO face_vectors_state (id, embedder, key_id, revision)
@@ -91,8 +77,7 @@ class VectorSearch:
         """
         with writing(self._engine) as session:
             advisory_lock(session.connection(), _LOCK)
-            for statement in _TABLES:
-                session.execute(text(statement))
+            make_tables(session)
             version: str = session.execute(_VERSION).scalar_one()
         self._is_iterative = tuple(map(int, version.split(".")[:2])) >= _ITERATIVE_SINCE
         if not self._is_iterative:

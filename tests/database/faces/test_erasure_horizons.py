@@ -129,7 +129,7 @@ def reader_in_another_database(url: str) -> Iterator[None]:
 @contextmanager
 def logical_slot(url: str) -> Iterator[None]:
     with connected(url) as connection:
-        connection.execute("SELECT pg_create_logical_replication_slot('feed', 'test_decoding')")
+        connection.execute("SELECT pg_create_logical_replication_slot('feed', 'pgoutput')")
         try:
             yield
         finally:

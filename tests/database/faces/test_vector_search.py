@@ -1,7 +1,10 @@
 """The PostgreSQL index: a secret rotation, and the same results as the search in memory."""
 
+import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -15,12 +18,15 @@ from database.crypto.envelope import EnvelopeCipher
 from database.crypto.master_keys import KeyFile
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
-from database.faces.search import vector_search
+from database.faces.search import vector_search, vector_tables
 from database.faces.search.gallery import Gallery
 from database.faces.search.vector_search import VectorSearch, rotation_matrix
+from database.faces.search.vector_tables import build_index
 from database.migrations import upgrade
+from database.secure_delete import purge_deleted_rows, rewrite_for_erasures
 from tests.database.conftest import Clock
 from tests.database.faces.test_faces import NET, add_subject, template, vector
+from tests.database.faces.test_secure_delete import heap
 from tests.postgresql import new_database
 
 FIRST = (0.02141821, 0.03180816, -0.11114575)
@@ -183,3 +189,90 @@ def test_it_finds_what_the_search_in_memory_finds(
             faces.subjects.erase(ids[0])
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT count(*) FROM face_vectors")) == 57
+
+
+def scalar(engine: Engine, query: str) -> Any:
+    with engine.connect() as connection:
+        return connection.scalar(text(query))
+
+
+def has_index(engine: Engine) -> bool:
+    query = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('face_vectors_nearest')"
+    return bool(scalar(engine, query))
+
+
+@pytest.mark.slow
+def test_an_erasure_leaves_no_vector_in_a_file(
+    pgvector: Engine, tmp_path: Path, clock: Clock
+) -> None:
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), pgvector, clock)
+    search = VectorSearch(pgvector, faces.gallery_source, faces.cipher)
+    search.prepare()
+    vectors = [vector() for _ in range(30)]
+    ids = [add_subject(faces, f"P{number}") for number in range(30)]
+    for subject_id, own in zip(ids, vectors, strict=True):
+        faces.templates.add(subject_id, [template(embedding=own)], embedder=NET)
+
+    def found(number: int) -> list[str]:
+        (one,) = search.nearest(vectors[number][None], embedder=NET, min_similarity=0.9, limit=1)
+        return [each.subject_id for each in one]
+
+    assert found(7) == [ids[7]]
+    number = f"SELECT turned::text FROM face_vectors WHERE subject_id = '{ids[7]}'"
+    turned = np.array(json.loads(scalar(pgvector, number)), "<f4").tobytes()
+    assert turned in heap(pgvector)
+    faces.subjects.erase(ids[7])
+    with pgvector.connect() as builder:
+        builder.execute(text(f"SELECT pg_advisory_lock({vector_tables._LOCK})"))
+        assert not purge_deleted_rows(pgvector, rewrite=True), "while the index is being built"
+        builder.rollback()
+        builder.execute(text("SELECT pg_advisory_unlock_all()"))
+    assert rewrite_for_erasures(pgvector) == 0
+    assert not faces.erasures.not_rewritten_among(ids)
+    assert turned not in heap(pgvector)
+    assert (found(7), found(8)) == ([], [ids[8]])
+    build_index(pgvector)  # or it waits for nothing, because the process does so by itself
+    deadline = time.monotonic() + 60
+    while not has_index(pgvector):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert (found(7), found(8)) == ([], [ids[8]])
+
+
+@pytest.mark.slow
+def test_an_index_that_was_not_completed_is_replaced(
+    pgvector: Engine, tmp_path: Path, clock: Clock
+) -> None:
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), pgvector, clock)
+    search = VectorSearch(pgvector, faces.gallery_source, faces.cipher)
+    search.prepare()
+    with pgvector.begin() as connection:
+        broken = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)"
+        connection.execute(text(broken), {"name": "face_vectors_nearest"})
+    search.prepare()
+    assert not has_index(pgvector), "a start does not wait for it"
+    build_index(pgvector)
+    assert has_index(pgvector)
+
+
+@pytest.mark.slow
+def test_no_statistics_of_vectors_are_kept(pgvector: Engine, tmp_path: Path, clock: Clock) -> None:
+    """An earlier release let PostgreSQL collect them: a hundred vectors in `pg_stats`."""
+    faces = FaceRepositories.of(Settings(_env_file=None, home=tmp_path), pgvector, clock)
+    search = VectorSearch(pgvector, faces.gallery_source, faces.cipher)
+    search.prepare()
+    for name in "ABC":
+        faces.templates.add(add_subject(faces, name), [template()], embedder=NET)
+    search.nearest(vector()[None], embedder=NET, min_similarity=0.9, limit=1)
+
+    def collected() -> int:
+        with pgvector.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("ANALYZE face_vectors"))
+        return int(scalar(pgvector, "SELECT count(*) FROM pg_stats WHERE attname = 'turned'"))
+
+    assert collected() == 0
+    with pgvector.begin() as connection:
+        connection.execute(text("ALTER TABLE face_vectors ALTER turned SET STATISTICS -1"))
+    assert collected() == 1
+    search.prepare()
+    assert collected() == 0
