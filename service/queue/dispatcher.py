@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import structlog
 from celery import Celery
-from redis.exceptions import RedisError
 
 from contracts.errors import (
     DeadlineExceeded,
@@ -37,6 +36,7 @@ from service.detached import DetachedTasks
 from service.fair_budget import FairBudget
 from service.inference.fair_pool import CALLER, NOBODY
 from service.metrics.request_record import current_record
+from service.queue.abandoned import AbandonedItems
 from service.queue.admission import Admission, queue_full
 from service.queue.client import Push, QueueClient
 from service.queue.faults import redis_required
@@ -125,7 +125,7 @@ class Dispatcher:
         self._workers = workers
         self._waiting = FairBudget(_WAITING_BYTES, "Too many images wait. Retry soon.")
         self._turns = Turns()
-        self._abandoning = DetachedTasks()
+        self._abandoned = AbandonedItems(queues, replies)
         self._pushing = DetachedTasks()
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
@@ -241,7 +241,7 @@ class Dispatcher:
             try:
                 answers |= await self._answers_to(pushes, deadline)
             finally:
-                self._stop_waiting([item for push in pushes for item in push.items], seconds)
+                self._abandoned.leave([item for push in pushes for item in push.items], seconds)
         return [answers[queue] for queue, _ in images]
 
     async def _answers_to(
@@ -276,8 +276,13 @@ class Dispatcher:
         self, pushes: Sequence[Push], seconds: float
     ) -> dict[QueueName, list[Reply | OpsinError] | OpsinError]:
         """Push to several queues; return the errors of those that had no room."""
-        with redis_required():
-            results = await self._queues.push_together(pushes, seconds=seconds)
+        items = [item for push in pushes for item in push.items]
+        with self._abandoned.pushing(items) as refused:
+            with redis_required():
+                results = await self._queues.push_together(pushes, seconds=seconds)
+            for push, result in zip(pushes, results, strict=True):
+                if not result.accepted:
+                    refused |= {item.id for item in push.items}
         errors: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
         for push, result in zip(pushes, results, strict=True):
             if result.must_schedule:
@@ -309,7 +314,7 @@ class Dispatcher:
         except TimeoutError:
             raise self._too_late(queue) from None
         finally:
-            self._stop_waiting(items, seconds)
+            self._abandoned.leave(items, seconds)
         return [_checked(reply, queue.version) for reply in replies]
 
     def _is_slow(self, queue: QueueName) -> bool:
@@ -404,15 +409,18 @@ class Dispatcher:
         self, queue: QueueName, items: Sequence[Item], seconds: float, *, admitted: bool
     ) -> None:
         group = self._workers.group(queue)
-        with redis_required():
-            push = await self._queues.push(
-                queue,
-                items,
-                seconds=seconds,
-                admitted=admitted,
-                group=group,
-                shared=self._workers.read_shared_pixels,
-            )
+        with self._abandoned.pushing(items) as refused:
+            with redis_required():
+                push = await self._queues.push(
+                    queue,
+                    items,
+                    seconds=seconds,
+                    admitted=admitted,
+                    group=group,
+                    shared=self._workers.read_shared_pixels,
+                )
+            if not push.accepted:
+                refused |= {item.id for item in items}
         if push.must_schedule:
             await self._tasks.send(queue, group)
         if not push.accepted:
@@ -426,21 +434,6 @@ class Dispatcher:
         return DeadlineExceeded(
             f"'{queue.model}' did not answer in time. Retry, or allow more in X-Timeout-Ms."
         )
-
-    def _stop_waiting(self, items: Sequence[Item], seconds: float) -> None:
-        """Forget the items; those still queued, because the client left, are abandoned."""
-        unanswered = [item.id for item in items if item.id in self._replies.pending]
-        for item_id in unanswered:
-            self._replies.forget(item_id)
-        if unanswered:
-            # Not awaited: a Redis that has gone silent would delay the answer past its deadline.
-            self._abandoning.start(self._abandon(unanswered, max(seconds, 1)))
-
-    async def _abandon(self, ids: Sequence[bytes], seconds: float) -> None:
-        try:
-            await self._queues.abandon(ids, seconds=seconds)
-        except (RedisError, OSError):
-            log.warning("not_abandoned", count=len(ids))
 
 
 def _checked(reply: Reply, version: int) -> Reply | OpsinError:

@@ -157,6 +157,58 @@ def test_item_of_a_cancelled_request_is_dropped(
     run(valkey, use)
 
 
+@pytest.mark.parametrize("hangs_up", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_images_that_were_never_queued_are_not_marked(
+    valkey: RealValkey, worker_client: redis.Redis, *, hangs_up: bool, together: bool
+) -> None:
+    """No worker would find such a mark, which stays until the deadline."""
+
+    async def use(api: Api) -> None:
+        first = api.request(60)  # whoever has nothing in progress is admitted in any case
+        await api.queued()
+        worker_client.rpush(QUEUE.key, *[b"another"] * 7)
+        if hangs_up:
+            worker_client.client_pause(500)
+        deadline = time.monotonic() + 60
+        asked = (
+            api.dispatcher.run_together([(QUEUE, [IMAGE])], deadline=deadline)
+            if together
+            else api.dispatcher.run(QUEUE, [IMAGE], deadline=deadline)
+        )
+        request = asyncio.create_task(asked)
+        await asyncio.sleep(0.2)
+        if hangs_up:
+            request.cancel()
+        (outcome,) = await asyncio.gather(request, return_exceptions=True)
+        refusal = outcome[0] if together and not hangs_up else outcome
+        assert isinstance(refusal, asyncio.CancelledError if hangs_up else QueueFull)
+        await api.dispatcher._pushing.ended()
+        await asyncio.sleep(0.1)
+        assert await api.depth(QUEUE) == 8
+        assert await api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*") == []
+        assert len(api.replies.pending) == 1
+        first.cancel()
+
+    run(valkey, use)
+
+
+def test_an_image_whose_client_leaves_while_it_is_pushed_is_marked(
+    valkey: RealValkey, worker_client: redis.Redis
+) -> None:
+    async def use(api: Api) -> None:
+        assert await api.depth(QUEUE) == 0
+        worker_client.client_pause(500)
+        request = api.request(60)
+        await asyncio.sleep(0.2)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await until(lambda: api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*"))
+        assert WorkerQueues(worker_client, "w1").take(QUEUE, 4) == []
+
+    run(valkey, use)
+
+
 @pytest.mark.parametrize("ends", ["hangs up", "is late"])
 @pytest.mark.parametrize("waits_for", ["Redis", "the publisher"])
 @pytest.mark.parametrize("together", [False, True])
