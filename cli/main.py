@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.help_texts import tidy
+from cli.processes.signals import ending_orderly
 from cli.streams import debug, prepare_streams, quiet
 
 _INTERRUPTED = 130
@@ -171,7 +172,8 @@ def run() -> None:
     """The entry point: a failure is one plain line and an exit code, never a stack trace."""
     prepare_streams()
     try:
-        code = typer.main.get_command(build()).main(standalone_mode=False)
+        with ending_orderly():
+            code = typer.main.get_command(build()).main(standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code)
     except BrokenPipeError:  # whoever read stdout has seen enough, such as `head`

@@ -5,10 +5,10 @@ r"""What commands print: results to stdout, everything else to stderr, colors on
 """
 
 import errno
+import functools
 import json
 import os
 import re
-import secrets
 import shutil
 import sys
 import textwrap
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.segment import Segment
 
+from cli.drafts import draft_of, remove_left_over
 from cli.streams import quiet, shown
 from contracts.errors import OpsinError
 from contracts.printable import printable
@@ -142,17 +143,20 @@ def written_file(target: Path, *, replace: bool = True, mode: int = 0o666) -> It
             with target.open("wb") as file:
                 yield file
             return
-        part = target.with_name(f".opsin-{secrets.token_hex(8)}.part")
-        try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:  # noqa: PTH123 (a number)
-                yield file
+        _remove_left_over(target.parent)
+        with draft_of(target, mode=mode) as (draft, file):
+            yield file
+            file.close()
             if target.exists():
-                shutil.copymode(target, part)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+                shutil.copymode(target, draft)
+            draft.replace(target)
     except OSError as error:
         raise CommandError(f"{shown(target)} cannot be written ({error.strerror}).") from None
+
+
+@functools.cache  # a command may write thousands of files to one folder
+def _remove_left_over(folder: Path) -> None:
+    remove_left_over(folder)
 
 
 def note_replaced(target: Path) -> None:

@@ -3,7 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +22,21 @@ def using_home(settings: Settings) -> Iterator[None]:
     """Keep a restore away while this process uses the home, and refuse a half-restored one.
 
     Whatever changes the home or its database does so in here: a change of what a restore is about
-    to replace would be lost, although it was acknowledged.
+    to replace would be lost, although it was acknowledged. Copies of people that a killed backup or
+    restore has left are removed.
 
     Raises:
         CommandError: It is being restored, or a restore was interrupted.
     """
-    from cli.backup.placing import require_whole  # SQLAlchemy
+    from cli.backup.placing import discard, require_whole  # SQLAlchemy
+    from contracts.errors import Unavailable
+    from models.store.staging import backup_copies
 
     with Home(settings.home).shared():
         require_whole(settings.home)
+        with suppress(OSError, Unavailable):  # such as a home that is only read
+            discard(settings.home)  # none is unpacking, which holds the home alone
+            backup_copies(settings.jobs_home).sweep()
         yield
 
 

@@ -240,6 +240,7 @@ async def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> No
         ("faces", faces.refresh_search, _FORGET_SECONDS),
         ("templates", Reembedding(services).run_once, _REEMBED_SECONDS),
         ("frames", partial(run_in_threadpool, faces.frames.remove_orphans), _CLEANUP_SECONDS),
+        ("backups", partial(run_in_threadpool, faces.has_no_copies), _CLEANUP_SECONDS),
         ("deleted-rows", partial(run_in_threadpool, faces.purge_deleted_rows), _CLEANUP_SECONDS),
         ("audit", partial(run_in_threadpool, delete_old_entries, services), _AUDIT_SECONDS),
         ("unserved-metrics", partial(_drop_unserved, services), _DROP_SECONDS),

@@ -10,6 +10,7 @@ from typing import IO, cast
 
 from cli.backup.contents import DIGESTS, HEADER, SECRETS, Header
 from cli.backup.snapshot import Snapshot
+from cli.drafts import draft_of
 from contracts.settings import RELEASE
 
 ByteProgress = Callable[[int], None]
@@ -54,15 +55,12 @@ def pack(content: Snapshot, header: Header, out: Path, progress: ByteProgress) -
     Raises:
         OSError: It cannot be written; nothing is left of it.
     """
-    draft = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, _MODE), "wb") as file:  # noqa: PTH123
-            _write(content, header, file, progress)
-            file.flush()
-            os.fsync(file.fileno())
+    with draft_of(out, mode=_MODE) as (draft, file):
+        _write(content, header, file, progress)
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
         draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write(content: Snapshot, header: Header, out: IO[bytes], progress: ByteProgress) -> None:

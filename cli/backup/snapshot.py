@@ -30,7 +30,7 @@ from database.migrations import current, newest
 from database.tables import DatasetRecord
 from models.datasets.store import DatasetStore
 from models.store.hardlinks import link_tree
-from models.store.staging import Staging
+from models.store.staging import backup_copies
 from models.store.store import Store
 
 _NOT_KEPT = ("job_*/lock", "job_*/work/features", "unfinished/*.lock", "unfinished/*/features")
@@ -71,7 +71,7 @@ def snapshot(settings: Settings, *, secrets: bool) -> Iterator[Snapshot]:
     """
     store, library = Store(settings.store_home), DatasetStore.of(settings)
     with ExitStack() as stack:
-        here = stack.enter_context(Staging(settings.jobs_home / ".staging").folder())
+        here = stack.enter_context(backup_copies(settings.jobs_home).folder())
         scratch, areas = here / "scratch", {DATABASE: here / DATABASE}
         for folder in (scratch, areas[DATABASE]):
             folder.mkdir(mode=0o700)

@@ -23,10 +23,11 @@ from cli.backup.restrictions import complete_restore, note_restrictions
 from cli.backup.snapshot import snapshot
 from cli.backup.unpacking import opened, unpack
 from cli.clients.api import Api
+from cli.drafts import remove_left_over
 from cli.home import Home
 from cli.output import CommandError, as_command_error, notes, waiting, warn
 from cli.settings import load
-from cli.startup import require_home
+from cli.startup import require_home, using_home
 from contracts.settings import Settings
 from database.migrations import current, is_known
 
@@ -63,8 +64,9 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
         raise CommandError(f"There is no data home at {settings.home}. Set OPSIN_HOME.")
     _warn_of_secrets(console, settings, secrets)
     with _described_errors(f"Cannot write {out}"), ExitStack() as stack:
-        stack.enter_context(Home(settings.home).shared())
-        placing.require_whole(settings.home)
+        stack.enter_context(using_home(settings))
+        for part in remove_left_over(out.absolute().parent):
+            warn(console, f"{part} is an incomplete copy of a killed command; remove it.")
         with waiting(console, "Taking a snapshot"):
             revision = current(settings.database)
             require_home(settings)

@@ -9,7 +9,7 @@ import typer
 
 from cli.output import CommandError
 from cli.processes.malloc import configure_malloc
-from cli.processes.signals import StopSignals
+from cli.processes.signals import StopSignals, end_at_once
 from cli.settings import environment, load, require_redis
 from cli.startup import has_live_keys, migrate, require_redis_of_home, using_home
 from contracts.errors import Unavailable
@@ -27,6 +27,7 @@ def serve(
     ] = "",
 ) -> None:
     """Run the API alone; needs OPSIN_REDIS_URL."""
+    end_at_once()
     settings = require_redis(load(follow=False), "serve")
     with using_home(settings):
         if shared:
@@ -49,6 +50,7 @@ def worker(
 
     It needs OPSIN_REDIS_URL.
     """
+    end_at_once()
     settings = require_redis(load(follow=False), "worker --jobs" if jobs else "worker")
     with using_home(settings):
         require_redis_of_home(settings)

@@ -2,10 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGINT, *_ENDS)
 
 
 class StopSignals:
@@ -43,3 +46,31 @@ class StopSignals:
     def wait(self, seconds: float) -> bool:
         """Sleep that long, or until a stop is requested; whether it is."""
         return self._requested.wait(seconds)
+
+
+@contextmanager
+def ending_orderly() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal end the block as Ctrl-C does, so that it removes its files.
+
+    One that is ignored, as with `nohup`, stays so. The exit status is 128 and the signal's number.
+    """
+    ours = [number for number in _ENDS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        end_at_once(ours)
+
+
+def end_at_once(numbers: Iterable[signal.Signals] = _ENDS) -> None:
+    """Take `ending_orderly` back, as for a process that leaves no files behind."""
+    for number in numbers:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (signal's form)
+    for one in _ENDS:  # `timeout` and shells send a second one, which would interrupt the removal
+        signal.signal(one, signal.SIG_IGN)
+    raise SystemExit(128 + number)

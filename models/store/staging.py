@@ -44,8 +44,7 @@ class Staging:
         try:
             yield path
         finally:
-            shutil.rmtree(path, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            _remove(lock)
             holder.close()
 
     def sweep(self) -> list[str]:
@@ -54,6 +53,21 @@ class Staging:
             return []
         with locked(self._sweep_lock):
             return [lock.stem for lock in self._root.glob("?*.lock") if _removed(lock)]
+
+    def is_empty(self) -> bool:
+        """Whether no folder is in use or stays, once those of killed processes are removed."""
+        if self._is_empty():
+            return True
+        self.sweep()
+        return self._is_empty()
+
+    def _is_empty(self) -> bool:
+        return not self._root.is_dir() or not any(path.is_dir() for path in self._root.iterdir())
+
+
+def backup_copies(jobs_home: Path) -> Staging:
+    """Where each backup that runs has its copy of the database and links to all files of people."""
+    return Staging(jobs_home / ".staging")
 
 
 def _removed(lock: Path) -> bool:
@@ -64,9 +78,17 @@ def _removed(lock: Path) -> bool:
     with file:
         if not try_lock(file):
             return False
-        shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
-        lock.unlink(missing_ok=True)
-        return True
+        return _remove(lock)
+
+
+def _remove(lock: Path) -> bool:
+    """Remove a folder and its lock file, which stays for the next sweep if the folder does."""
+    folder = lock.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    if os.path.lexists(folder):
+        return False
+    lock.unlink(missing_ok=True)
+    return True
 
 
 def flush(folder: Path) -> None:

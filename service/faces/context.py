@@ -30,6 +30,7 @@ from database.faces.templates import Templates
 from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.secure_delete import purge_deleted_rows, rewrite_for_erasures
+from models.store.staging import backup_copies
 from service.faces.challenges import Challenges
 from service.faces.locks.lockout import Lockout
 from service.faces.tokens import Tokens
@@ -106,6 +107,15 @@ class FaceServices:
         """Drop from memory what other processes erased."""
         await run_in_threadpool(self.search.refresh)
 
+    def has_no_copies(self) -> bool:
+        """Whether no backup is running; blocks. What killed ones have left is removed.
+
+        Raises:
+            OSError: The disk does not answer.
+            Unavailable: Another process has been removing such copies for half a minute.
+        """
+        return backup_copies(self.job_files.root).is_empty()
+
     def purge_deleted_rows(self) -> bool:
         """See `database.secure_delete`; blocks."""
         return purge_deleted_rows(self.engine)
@@ -138,15 +148,19 @@ class FaceServices:
     ) -> None:
         """Delete what Redis and its append-only file hold of erased subjects, then finish.
 
-        If the home is missing, the database's files still hold deleted rows, their turn to be
-        rewritten does not come in time, Redis does not answer, or it keeps rewriting its file for
-        too long, the erasures stay unfinished and the next periodic run resumes them.
+        If the home is missing, a backup is running, which has a copy of the people, the database's
+        files still hold deleted rows, their turn to be rewritten does not come in time, Redis does
+        not answer, or it keeps rewriting its file for too long, the erasures stay unfinished and
+        the next periodic run resumes them.
 
         Args:
             redis_seconds: How long to wait for the rewrite of that file, if not to its end.
         """
         if home_id(self.job_files.root.parent) is None:
             log.warning("erasure_unfinished", where="home")
+            return
+        if not await self._has_no_copies():
+            log.warning("erasure_unfinished", where="backup")
             return
         if not await self._purge_after_erasure(subject_ids):
             log.warning("erasure_unfinished", where="database")
@@ -165,6 +179,12 @@ class FaceServices:
             log.warning("erasure_unfinished", where="redis", error=type(error).__name__)
             return
         await run_in_threadpool(self.erasures.finish, subject_ids)
+
+    async def _has_no_copies(self) -> bool:
+        try:
+            return await run_in_threadpool(self.has_no_copies)
+        except (OSError, Unavailable):
+            return False
 
     async def _purge_after_erasure(self, subject_ids: Sequence[str]) -> bool:
         """Purge; tables are rewritten only if one of the erasures still needs it."""

@@ -28,6 +28,7 @@ from contracts.settings import Settings
 from database.faces.privacy.erased_ids import add_erased, erased_ids
 from database.installation import FILE, home_id
 from database.jobs.jobs import Jobs
+from models.store.staging import backup_copies
 from models.store.store import Store
 from service.dependencies import Services
 from service.faces.privacy.erasure import erase, resume
@@ -367,6 +368,23 @@ def test_an_erasure_is_unfinished_while_the_database_holds_deleted_rows(
         serve(fakes, lambda services: erase(services, ada))
         assert outcome(fakes, ada) == "erasing"
     serve(fakes, resume)
+    assert outcome(fakes, ada) == "erased"
+
+
+def test_an_erasure_is_unfinished_while_a_backup_has_a_copy(fakes: FakeServices, ada: str) -> None:
+    with backup_copies(fakes.faces.job_files.root).folder():
+        serve(fakes, lambda services: erase(services, ada))
+        assert outcome(fakes, ada) == "erasing"
+    serve(fakes, resume)
+    assert outcome(fakes, ada) == "erased"
+
+
+def test_an_erasure_removes_the_copy_of_a_killed_backup(fakes: FakeServices, ada: str) -> None:
+    left = fakes.faces.job_files.root / ".staging" / "killed"
+    left.mkdir(parents=True)
+    left.with_suffix(".lock").touch()  # nobody holds it
+    serve(fakes, lambda services: erase(services, ada))
+    assert not left.exists()
     assert outcome(fakes, ada) == "erased"
 
 
