@@ -14,7 +14,13 @@ from sqlalchemy import Engine, and_, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
-from contracts.errors import Conflict, DiskUnusable, JobNotFound, Unavailable
+from contracts.errors import (
+    Conflict,
+    DiskUnusable,
+    IdempotencyConflict,
+    JobNotFound,
+    Unavailable,
+)
 from contracts.jobs import FINISHED, WORK_QUEUES, Job, JobKind, JobState, Progress
 from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
@@ -144,7 +150,7 @@ class Jobs:
 
         Raises:
             QueueFull: There is no room for it, see `database.jobs.admission`.
-            IdempotencyConflict: The key was used for another request.
+            IdempotencyConflict: The key was used for another request, or its job is deleted.
             Unavailable: There is no such job, unless `is_outcome_unknown`.
         """
         job_id = job_id or new_job_id()
@@ -199,23 +205,22 @@ class Jobs:
 
         Raises:
             QueueFull: There is no room for it, see `database.jobs.admission`.
-            IdempotencyConflict: The key was used for another request.
+            IdempotencyConflict: The key was used for another request, or its job is deleted.
         """
         now = self._clock()
         record = JobRecord(queue=WORK_QUEUES.get(kind), client=client, created_at=now)
         with reading(self._engine) as session:
-            if idempotency is None or lookup(session, idempotency, now) is None:
+            if idempotency is None or _earlier(session, idempotency, now) is None:
                 require_room(session, record, limit)
 
     def earlier(self, idempotency: IdempotencyKey) -> Job | None:
         """The job that the first request with that key created within the last day.
 
         Raises:
-            IdempotencyConflict: The key was used for another request.
+            IdempotencyConflict: The key was used for another request, or its job is deleted.
         """
         with reading(self._engine) as session:
-            first = lookup(session, idempotency, self._clock())
-        return Job.model_validate(first.body) if first else None
+            return _earlier(session, idempotency, self._clock())
 
     def get(self, job_id: str) -> Job:
         """One job.
@@ -549,8 +554,8 @@ class Jobs:
         with writing(self._engine) as session:
             advisory_lock(session.connection(), _LOCK)  # otherwise two could take the last place
             now = record.created_at
-            if idempotency and (first := lookup(session, idempotency, now)):
-                return CreatedJob(Job.model_validate(first.body), is_new=False)
+            if idempotency and (first := _earlier(session, idempotency, now)):
+                return CreatedJob(first, is_new=False)
             require_room(session, record, limit)
             if check is not None:
                 check()
@@ -562,6 +567,19 @@ class Jobs:
                     session, idempotency, StoredResponse(202, job.model_dump(mode="json")), now
                 )
             return CreatedJob(job, is_new=True)
+
+
+def _earlier(session: Session, idempotency: IdempotencyKey, now: datetime) -> Job | None:
+    """See `Jobs.earlier`. A deleted one is not made again: it may have published a version."""
+    if (first := lookup(session, idempotency, now)) is None:
+        return None
+    job = Job.model_validate(first.body)
+    if session.scalar(select(JobRecord.id).where(JobRecord.id == job.id)) is None:
+        raise IdempotencyConflict(
+            f"The job of this Idempotency-Key, {job.id}, has been deleted. "
+            "Use a new key for another one."
+        )
+    return job
 
 
 def find(

@@ -10,6 +10,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -55,6 +56,8 @@ _PUBLISHING = {"training", "sweep", "quantize"}
 """The kinds of jobs that publish or promote versions."""
 _DISK_SECONDS = 15.0
 """How long a job waits for a disk that cannot be written to before it fails."""
+_END_SECONDS = LEASE_SECONDS / 3
+_POLL_SECONDS = 0.5
 _OOM_SCORE, _MAX_OOM_SCORE = Path("/proc/self/oom_score_adj"), "1000"
 
 
@@ -288,7 +291,14 @@ class JobAttempt:
                 raise
         log.warning("disk_full_at_the_end", job=self._lease.job_id)
         self._files.end_work(self._lease.job_id)
-        return self._finish(outcome)
+        until = time.monotonic() + _END_SECONDS
+        while True:
+            try:
+                return self._finish(outcome)
+            except Unavailable:  # another attempt would have no inputs
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_POLL_SECONDS)
 
     def _finish(self, outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> bool:
         """Write the outcome; return whether the job has ended."""

@@ -312,6 +312,20 @@ def test_another_body_with_the_same_key_is_a_conflict(jobs: Jobs) -> None:
     assert jobs.create("classify", REQUEST, limit=9, idempotency=elsewhere).is_new
 
 
+def test_a_key_whose_job_is_deleted_makes_no_second_one(jobs: Jobs) -> None:
+    first = jobs.create("classify", REQUEST, limit=9, idempotency=KEY).job
+    jobs.cancel(first.id)
+    jobs.delete(first.id)
+    calls = (
+        lambda: jobs.create("classify", REQUEST, limit=9, idempotency=KEY),
+        lambda: jobs.require_room("classify", limit=9, idempotency=KEY),
+        lambda: jobs.earlier(KEY),
+    )
+    for call in calls:
+        with pytest.raises(IdempotencyConflict, match=f"{first.id}, has been deleted"):
+            call()
+
+
 def test_key_expires_after_a_day(jobs: Jobs, clock: Clock) -> None:
     first = jobs.create("classify", REQUEST, limit=9, idempotency=KEY)
     clock.advance(24 * 3600)

@@ -72,12 +72,13 @@ def test_a_disk_too_full_to_end_a_job_is_relieved_of_its_work(
     work.mkdir(parents=True)
     (work / "features").write_bytes(bytes(1000))
     monkeypatch.setattr(child, "has_room", lambda *_: not work.exists())
+    monkeypatch.setattr(child, "_POLL_SECONDS", 0.01)
     ends: list[bool] = []
 
     class FullDatabase:
         def succeed(self, *_: object) -> bool:
             ends.append(work.exists())
-            if work.exists():
+            if work.exists() or len(ends) < 5:  # others take what is freed
                 raise Unavailable("The disk of the database is full. Free space on it.")
             return True
 
@@ -99,4 +100,4 @@ def test_a_disk_too_full_to_end_a_job_is_relieved_of_its_work(
     with pytest.raises(Unavailable):  # that database is not on this disk
         attempt("postgresql+psycopg://there/opsin")._end({})
     assert attempt(None)._end({})
-    assert ends == [True, True, False]
+    assert ends == [True, True, False, False, False]
