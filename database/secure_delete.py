@@ -39,11 +39,16 @@ _LOCK = 0x0951_0009  # see `database.engine.advisory_lock`
 _POLL_SECONDS = 0.25
 _RESTS = 4  # times as long as a rewrite took, so that readers wait for a fifth of the time at most
 _LONGEST_REST_SECONDS = 30.0
+# The transaction that wrote the row tells whether `delete_traces` has unmarked it meanwhile.
 _LEFT = """
-SELECT id FROM face_events WHERE kind = 'erasure' AND outcome = 'erasing' AND reason IS NULL
+SELECT id, xmin::text FROM face_events
+WHERE kind = 'erasure' AND outcome = 'erasing' AND reason IS NULL
 """
 _MARK = """
-UPDATE face_events SET reason = :rewritten WHERE id = ANY(:ids) AND outcome = 'erasing'
+UPDATE face_events SET reason = :rewritten
+FROM unnest(CAST(:ids AS bigint[]), CAST(:writers AS text[])) AS seen (id, writer)
+WHERE face_events.id = seen.id AND face_events.xmin::text = seen.writer
+    AND outcome = 'erasing'
 """
 # What makes a vacuum keep deleted rows. A snapshot begins with the oldest transaction that has
 # written in any database, so these count; snapshots themselves only of this database, and of
@@ -151,8 +156,8 @@ def tables_of_others(engine: Engine) -> list[str]:
 
 
 def _rewrite_if_due(connection: Connection) -> float:
-    ids = list(connection.scalars(text(_LEFT)))
-    if not ids:
+    left = connection.execute(text(_LEFT)).all()
+    if not left:
         return 0.0
     # A longer rest is that of a clock that has been set back, or of a backup.
     if 0 < (rest := connection.scalar(text(_REST_LEFT)) or 0.0) <= _LONGEST_REST_SECONDS:
@@ -162,7 +167,10 @@ def _rewrite_if_due(connection: Connection) -> float:
     began = time.monotonic()
     try:
         if _rewrite(connection, now):
-            connection.execute(text(_MARK), {"rewritten": REWRITTEN, "ids": ids})
+            ids, writers = (list(column) for column in zip(*left, strict=True))
+            connection.execute(
+                text(_MARK), {"rewritten": REWRITTEN, "ids": ids, "writers": writers}
+            )
     finally:
         rest = min(_RESTS * (time.monotonic() - began), _LONGEST_REST_SECONDS)
         connection.execute(text(_SET_REST), {"seconds": rest})

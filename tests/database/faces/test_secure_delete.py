@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, select, text
+from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from contracts.faces.subjects import NewSubject
 from contracts.settings import Settings
+from database import secure_delete
 from database.engine import open_engine
 from database.faces.privacy.erasures import SCOPE
 from database.faces.repositories import FaceRepositories
 from database.idempotency import IdempotencyKey
 from database.migrations import upgrade
-from database.secure_delete import _LOCK, purge_deleted_rows, rewrite_for_erasures
+from database.secure_delete import _LOCK, _rewrite, purge_deleted_rows, rewrite_for_erasures
 from database.tables import AnswerRecord, Record
 from tests.database.conftest import Clock
 
@@ -181,6 +182,29 @@ def test_what_is_deleted_after_the_rewrite_needs_another(
         session.add(AnswerRecord(**columns))
     faces.subjects.erase_traces(ada)
     assert faces.erasures.not_rewritten_among([ada]) == {ada}
+
+
+def test_what_is_deleted_during_the_rewrite_needs_another(
+    faces: FaceRepositories, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ada = add(faces, "Ada")
+    with Session(engine) as session:
+        answer = session.scalars(select(AnswerRecord)).one()
+        columns = {one.name: getattr(answer, one.name) for one in AnswerRecord.__table__.columns}
+    faces.subjects.erase(ada)
+    bea = add(faces, "Bea")
+    faces.subjects.erase(bea)
+
+    def rewrite(connection: Connection, now: str) -> bool:
+        is_done = _rewrite(connection, now)
+        with Session(engine) as session, session.begin():
+            session.add(AnswerRecord(**columns))
+        faces.subjects.erase_traces(ada)
+        return is_done
+
+    monkeypatch.setattr(secure_delete, "_rewrite", rewrite)
+    assert rewrite_for_erasures(engine) == 0
+    assert faces.erasures.not_rewritten_among([ada, bea]) == {ada}
 
 
 def test_a_failed_rewrite_is_followed_by_a_rest(faces: FaceRepositories, engine: Engine) -> None:
