@@ -86,6 +86,18 @@ def decode_number(cursor: str) -> int:
     return number
 
 
+def decode_name(cursor: str) -> str:
+    """The sort key of a list that is ordered by name.
+
+    Raises:
+        ValidationFailed: The cursor is not valid.
+    """
+    (name,) = decode_cursor(cursor, 1)
+    if not isinstance(name, str):
+        raise invalid_cursor()
+    return name
+
+
 def row_number(cursor: str) -> int:
     """The row number that a plain decimal cursor holds.
 

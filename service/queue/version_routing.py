@@ -5,6 +5,7 @@ answers, which the workers keep loaded for that long. So no request fails in bet
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -69,6 +70,16 @@ class VersionRouter:
             known = dict.fromkeys((*CATALOG, *self.configured, *self.store.names()))
             object.__setattr__(self, "_names", list(known))
         return self._names
+
+    def names_after(self, last: str | None) -> list[str]:
+        """The models that follow one in `names`, which may be deleted; all of them for None."""
+        names = self.names()
+        if last is None:
+            return names
+        first_stored = len({*CATALOG, *self.configured})
+        if last in names[:first_stored]:
+            return names[names.index(last) + 1 :]
+        return names[bisect_right(names, last, first_stored) :]
 
     def choose(self, name: str, version: str | None, operation: Operation) -> ServedVersion | None:
         """The version that answers, or None if none can."""

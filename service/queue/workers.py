@@ -15,13 +15,14 @@ from redis.exceptions import RedisError
 from contracts.errors import NoWorker, OpsinError
 from contracts.inference.inference import Operation
 from contracts.inference.registry import LaneInfo, ModelInfo
-from contracts.pages import Page, page_json
+from contracts.pages import page_json
 from contracts.queue import redis_keys, scripts
 from contracts.queue.clock import RedisClock
 from contracts.queue.heartbeat import HEARTBEAT_SECONDS, WorkerBeat, read_heartbeats_async
 from contracts.queue.installation import INSTALLATION_EXPIRE_SECONDS, is_foreign
 from contracts.queue.redis_keys import QueueGroup, QueueName
 from contracts.queue.shared_pixels import SharedPixels
+from database.paging import decode_name, encode_cursor
 from models.store.snapshot import ServedVersion, StoreSnapshot
 from models.store.store import Store
 from service.metrics.request_record import current_record
@@ -190,10 +191,16 @@ class WorkerRegistry:
         """
         return self._router.find(name)
 
-    def models_page(self, limit: int, cursor: str) -> str:
-        """A page of them as the JSON of `Page[ModelInfo]`."""
-        page = Page[str].of(self._router.names(), limit, cursor)
-        return page_json(map(self._router.model_json, page.items), page.next_cursor)
+    def models_page(self, limit: int, cursor: str | None) -> str:
+        """A page of them as the JSON of `Page[ModelInfo]`.
+
+        Raises:
+            ValidationFailed: The cursor is not valid.
+        """
+        names = self._router.names_after(decode_name(cursor) if cursor is not None else None)
+        shown = names[:limit]
+        next_cursor = encode_cursor(shown[-1]) if len(names) > limit else None
+        return page_json(map(self._router.model_json, shown), next_cursor)
 
     async def until_served(self, model: str, version: int, *, seconds: float) -> bool:
         """Wait until the live workers have loaded a version; False if none does in that time.

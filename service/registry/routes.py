@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from contracts.inference.registry import ModelDetail, ModelInfo
-from contracts.pages import IndexCursor, Page, PageLimit
+from contracts.pages import Page, PageCursor, PageLimit
 from service.dependencies import ServicesDep
 from service.http.body import JSON_TYPE
 from service.http.errors import problem_responses
@@ -23,7 +23,7 @@ class ModelsQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     limit: PageLimit = 50
-    cursor: IndexCursor = "0"
+    cursor: PageCursor = None
 
 
 @router.get(

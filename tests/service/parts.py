@@ -71,7 +71,7 @@ from database.jobs.files import JobFiles
 from database.jobs.jobs import JobHistory, JobPage
 from database.jobs.queries import JobCounts, JobEntry, StoredJob
 from database.keys import KeyRevision, Keys, KeySnapshot
-from database.paging import Reserve
+from database.paging import Reserve, decode_name, encode_cursor
 from database.tables import AnswerRecord, AuditRecord, KeyRecord, KeyRevisionRecord, Record
 from models.catalog import CATALOG, network_of
 from models.datasets.archives.limits import Limits
@@ -320,8 +320,12 @@ class FakeWorkers:
             raise ModelNotFound(f"There is no model '{name}'. Known: {known}.")
         return found
 
-    def models_page(self, limit: int, cursor: str) -> str:
-        return Page[ModelInfo].of(self.models(), limit, cursor).model_dump_json()
+    def models_page(self, limit: int, cursor: str | None) -> str:
+        models = self.models()
+        names = [one.name for one in models]
+        rest = models[names.index(decode_name(cursor)) + 1 :] if cursor else models
+        next_cursor = encode_cursor(rest[limit - 1].name) if len(rest) > limit else None
+        return Page(items=rest[:limit], next_cursor=next_cursor).model_dump_json()
 
     def choose(
         self, model: str | None, version: str | None, operation: Operation
