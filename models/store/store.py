@@ -440,21 +440,18 @@ class Store:
     def _require_unerased(self, manifest: Manifest) -> None:
         if not (subjects := manifest.provenance.subjects):
             return
+        # Any key reads these errors: they do not say of whom it is. `opsin doctor` does.
         what = f"Version {manifest.version} of '{manifest.model}'"
         try:
             erased = self._erased.ids()
         except OSError:
             _LOG.exception("the list of erased subjects cannot be read")
             raise Unavailable(
-                f"{what} was trained on people, and who was erased cannot be read at the moment. "
-                "Retry soon.",
+                f"{what} cannot be used at the moment. Retry soon.",
                 retry_after=5,
             ) from None
         if not erased.isdisjoint(subjects):
-            raise VersionNotFound(
-                f"{what} was trained on a person who was erased, and is deleted with them; "
-                "use another version or train again."
-            )
+            raise VersionNotFound(f"{what} is being deleted; use another version or train again.")
 
     def _numbers(self, home: Path) -> list[int]:
         return [int(path.name) for path in home.iterdir() if _NUMBER.fullmatch(path.name)]
