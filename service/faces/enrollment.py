@@ -1,7 +1,9 @@
 """Accepts enrollments: reads the form, consumes the challenge and creates the job."""
 
+import asyncio
 import hashlib
 import json
+import time
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 
@@ -30,6 +32,9 @@ from service.faces.subjects import embedder_in_force
 from service.http.deadlines import Deadline
 from service.http.multipart import TEXT, FieldSpec, Form, read_form
 from service.threads import run_in_threadpool
+
+_FIRST_SECONDS = 3.0
+_POLL_SECONDS = 0.2
 
 
 async def enroll(
@@ -63,21 +68,37 @@ async def enroll(
     if idempotency and (job := await services.job_queue.earlier("enrollment", *idempotency)):
         return job
     await _require_room(services, subject_id)
-    async with _consumed_challenge(services, form, subject_id, digest) as challenge:
-        if VIDEO in inputs:
-            detect_video_format(inputs[VIDEO])
-        enrollment = EnrollmentRequest(
-            subject_id=subject_id,
-            images=0 if VIDEO in inputs else len(inputs),
-            challenge=challenge,
-        )
-        return await services.job_queue.submit_work(
-            "enrollment",
-            enrollment.model_dump(mode="json"),
-            inputs=inputs,
-            idempotency=idempotency,
-            client=client,
-        )
+    try:
+        async with _consumed_challenge(services, form, subject_id, digest) as challenge:
+            if VIDEO in inputs:
+                detect_video_format(inputs[VIDEO])
+            enrollment = EnrollmentRequest(
+                subject_id=subject_id,
+                images=0 if VIDEO in inputs else len(inputs),
+                challenge=challenge,
+            )
+            return await services.job_queue.submit_work(
+                "enrollment",
+                enrollment.model_dump(mode="json"),
+                inputs=inputs,
+                idempotency=idempotency,
+                client=client,
+            )
+    except Conflict:
+        # An equal request may have used up the challenge, and still be storing its video.
+        if idempotency and (job := await _job_of_first(services, idempotency)):
+            return job
+        raise
+
+
+async def _job_of_first(services: Services, idempotency: tuple[str, str]) -> Job | None:
+    """The job of an equal request that has not been answered yet; waits for it a little."""
+    until = time.monotonic() + _FIRST_SECONDS
+    while True:
+        job = await services.job_queue.earlier("enrollment", *idempotency)
+        if job is not None or time.monotonic() > until:
+            return job
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _require_enrollable(faces: FaceServices, subject_id: str) -> None:

@@ -1,9 +1,12 @@
 """A login by clip over HTTP: challenge, clip, decision. The worker is a fake."""
 
+import asyncio
 import base64
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -158,6 +161,34 @@ def test_a_repeated_enrollment_returns_the_same_job(client: httpx.Client, ada: s
     assert (first.status_code, again.status_code) == (202, 202)
     assert first.json()["id"] == again.json()["id"]
     assert enroll("two").status_code == 409
+
+
+def test_an_enrollment_that_is_repeated_while_it_is_stored_returns_the_same_job(
+    client: httpx.Client, fakes: FakeServices, ada: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The challenge is used up, and its job is not in the database yet."""
+    created = challenge(client, ada, purpose="enroll")
+    sent = {"challenge_id": created["id"], "nonce": created["nonce"], "device_id": "phone"}
+    is_storing, submit = Event(), fakes.jobs.submit_work
+
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        is_storing.set()
+        await asyncio.sleep(0.5)
+        return await submit(*arguments, **options)
+
+    monkeypatch.setattr(fakes.jobs, "submit_work", slow)
+
+    def enroll() -> httpx.Response:
+        files, headers = {"video": ("v.mp4", clip_of(ADA))}, {"Idempotency-Key": "one"}
+        url = f"{URL}/subjects/{ada}/enrollments"
+        return client.post(url, data=sent, files=files, headers=headers)
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(enroll)
+        assert is_storing.wait(10)
+        again = enroll()
+    assert (first.result().status_code, again.status_code) == (202, 202)
+    assert first.result().json()["id"] == again.json()["id"]
 
 
 def test_an_enrollment_that_failed_through_our_fault_may_be_sent_again(
