@@ -8,13 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from contracts.audit import Action, AuditEntry
 from contracts.pages import Page
 from database.engine import reading, writing
 from database.paging import row_number
+from database.space import delete_in_steps
 from database.tables import AuditRecord
 
 _MAX_SUBJECT_LENGTH = 300
@@ -87,9 +88,7 @@ class Audit:
             now: By `database.deletion_clock`; the clock's if None.
         """
         cutoff = (now or self._clock()) - timedelta(days=days)
-        old = delete(AuditRecord).where(AuditRecord.at < cutoff)
-        with writing(self._engine) as session:
-            return session.connection().execute(old).rowcount
+        return delete_in_steps(self._engine, AuditRecord.id, AuditRecord.at < cutoff)
 
 
 def _entry(row: AuditRecord) -> AuditEntry:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from contracts.errors import NeedsOperator, Unavailable
+from contracts.settings import MIB
 
 T = TypeVar("T")
 
@@ -32,6 +33,8 @@ _WRITERS = "opsin_writers"  # execution option of an engine: the semaphore of it
 # Of the 15 connections of an engine. The rest is for transactions that only read: those that write
 # wait for each other, and each would keep a connection meanwhile.
 _SQLITE_WRITERS, _POSTGRESQL_WRITERS = 4, 8
+STEP_BYTES = 16 * MIB
+"""What a large deletion deletes in one transaction, which takes SQLite a sixth of a second."""
 _DISK_FULL = "The disk of the database is full. Free space on it."
 _SQLITE_FAULTS = {
     sqlite3.SQLITE_FULL: _DISK_FULL,
@@ -89,8 +92,12 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
     cursor = connection.cursor()
     # FULL: what was acknowledged survives a power cut, as with PostgreSQL. Deleted data is
-    # overwritten with zeros: faces and names must not remain in free pages.
-    for pragma in ("foreign_keys = ON", "synchronous = FULL", "secure_delete = ON"):
+    # overwritten with zeros: faces and names must not remain in free pages. The write-ahead log
+    # otherwise keeps the size of the largest transaction.
+    for pragma in (
+        *("foreign_keys = ON", "synchronous = FULL", "secure_delete = ON"),
+        f"journal_size_limit = {STEP_BYTES}",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -98,8 +105,11 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
 def use_wal(engine: Engine) -> None:
     """Switch SQLite to write-ahead logging, so that readers never wait for a writer.
 
-    The setting is stored in the file. The switch needs exclusive access for a moment and ignores
-    the busy timeout, hence the loop: processes that start together do this at the same time.
+    A new file is also made so that it can shrink, see `database.space`; one that has tables would
+    have to be written anew for that. The settings are stored in the file.
+
+    The switch needs exclusive access for a moment and ignores the busy timeout, hence the loop:
+    processes that start together do this at the same time.
 
     Raises:
         DamagedDatabaseError: It is not a database.
@@ -109,7 +119,10 @@ def use_wal(engine: Engine) -> None:
     while True:
         try:
             with closing(engine.raw_connection()) as connection:
-                connection.cursor().execute("PRAGMA journal_mode = WAL")
+                cursor = connection.cursor()
+                cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                cursor.execute("PRAGMA journal_mode = WAL")
+                cursor.close()
         except sqlite3.Error as error:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise _of_sqlite(error) or _unavailable() from error

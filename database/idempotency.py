@@ -1,7 +1,7 @@
 """Responses that are kept for a day, so that a repeated request gets the first one's response.
 
-These functions run inside the caller's transaction. The response is written in the same one as
-what the request made, so that neither can exist without the other.
+`lookup` and `remember` run inside the caller's transaction. The response is written in the same one
+as what the request made, so that neither can exist without the other.
 """
 
 import json
@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import Engine, and_, delete, select, tuple_
 from sqlalchemy.orm import Session
 
 from contracts.errors import IdempotencyConflict
 from contracts.training.datasets import LastAnswer
+from database.engine import reading, writing
+from database.paging import length_of
+from database.space import pause, steps
 from database.tables import AnswerRecord
 
 LIFETIME = timedelta(hours=24)
+_ROWS = 500  # at a time, of which each has kilobytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,26 @@ def remember(
     session.flush()
 
 
-def delete_expired(session: Session, now: datetime) -> int:
-    """Delete the responses older than a day; returns their number."""
-    old = delete(AnswerRecord).where(AnswerRecord.created_at <= now - LIFETIME)
-    return session.connection().execute(old).rowcount
+def delete_expired(engine: Engine, now: datetime) -> int:
+    """Delete the responses older than a day, in several transactions; returns their number."""
+    row, total = AnswerRecord, 0
+    oldest = (
+        select(row.key, row.scope, length_of(row.body))
+        .where(row.created_at <= now - LIFETIME)
+        .order_by(row.created_at)
+        .limit(_ROWS)
+    )
+    while True:
+        with reading(engine) as session:
+            sizes = {(key, scope): int(size) for key, scope, size in session.execute(oldest)}
+        if not sizes:
+            return total
+        for step in steps(sizes.items()):
+            with writing(engine) as session:
+                # Not one that has replaced an expired one meanwhile.
+                is_old = and_(
+                    tuple_(row.key, row.scope).in_(step), row.created_at <= now - LIFETIME
+                )
+                session.connection().execute(delete(row).where(is_old))
+            total += len(step)
+            pause(engine)

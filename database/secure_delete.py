@@ -16,7 +16,7 @@ followed by a rest in proportion to the time that it took.
 
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import structlog
 from sqlalchemy import Connection, Engine, text
@@ -25,13 +25,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from database.engine import allow_statements, reading
 from database.faces.privacy.erasures import REWRITTEN
 from database.faces.search.vector_tables import restore_index, rewrite_vectors
+from database.space import truncate_log
 
 log = structlog.get_logger()
 
 _PLAIN_TABLES = "subjects, idempotency, face_devices"
 """Tables with names and keys in them; the templates in others are unreadable without the key."""
 _OTHER_TABLES = "face_templates, face_files, face_events, jobs"
-_WAIT_SECONDS = 2.0
 _OLDER_SECONDS = 5.0  # as long as a statement of Opsin's own transactions
 _LOCK_WAIT = "2s"  # requests for a table wait behind a vacuum that waits for it
 _VACUUM_SECONDS = 600
@@ -104,7 +104,7 @@ def purge_deleted_rows(engine: Engine, *, rewrite: bool = False) -> bool:
             them meanwhile, so this is for after an erasure.
     """
     if engine.dialect.name == "sqlite":
-        return _truncate_log(engine)
+        return truncate_log(engine)
     try:
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             if rewrite:
@@ -231,19 +231,3 @@ def _seen_by(connection: Connection, now: str) -> str | None:
     """What may see rows that were deleted before the transaction `now`; None if nothing."""
     found: str | None = connection.scalar(text(_SEEN_BY), {"now": now})
     return found
-
-
-def _truncate_log(engine: Engine) -> bool:
-    """Move all pages to the database file and empty the log; waits a while for readers."""
-    deadline = time.monotonic() + _WAIT_SECONDS
-    while True:
-        with closing(engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            (busy, _, _) = cursor.fetchone() or (1, 0, 0)
-            cursor.close()
-        if not busy:
-            return True
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)

@@ -7,7 +7,7 @@ of the table without the key can neither try addresses nor search for the hash o
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from sqlalchemy import Engine, delete, select
+from sqlalchemy import Engine, and_, select
 from sqlalchemy.orm import Session
 
 from contracts.faces.subjects import FaceEvent, NewEvent
@@ -16,6 +16,7 @@ from database.crypto.keyed_hash import KeyedHash
 from database.engine import reading, writing
 from database.faces.privacy.erasures import BEGUN
 from database.paging import decode_number, encode_cursor, require_limit
+from database.space import delete_in_steps
 from database.tables import FaceEventRecord, SubjectRecord
 
 
@@ -57,9 +58,8 @@ class FaceEvents:
             now: By `database.deletion_clock`; the clock's if None.
         """
         row, cutoff = FaceEventRecord, (now or self._clock()) - timedelta(days=days)
-        old = delete(row).where(row.at < cutoff, row.outcome != BEGUN)
-        with writing(self._engine) as session:
-            return session.connection().execute(old).rowcount
+        old = and_(row.at < cutoff, row.outcome != BEGUN)
+        return delete_in_steps(self._engine, row.id, old)
 
     def list(
         self, *, subject_id: str | None = None, limit: int = 50, cursor: str | None = None

@@ -4,7 +4,8 @@ The workers' side is `database.jobs.leases`.
 """
 
 import secrets
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -53,14 +54,20 @@ from database.paging import (
     Reserve,
     decode_time_and_id,
     encode_cursor,
+    length_of,
     read_anyway,
     require_limit,
+    sizes_of,
 )
+from database.space import give_back, pause, relieve_log, steps
 from database.tables import JobRecord
 
 Clock = Callable[[], datetime]  # an aware time
 
 _LOCK = 0x0951_0002  # see `database.engine.advisory_lock`
+_PURGE_SECONDS = 2.0
+_PURGED_TOGETHER = 100  # jobs whose sizes are read at a time, while the log cannot be emptied
+_ENTRY_BYTES = 512  # of a metric or an artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +108,7 @@ def new_job_id() -> str:
 
 
 class Jobs:
-    """The table of jobs. Every method is one transaction, and raises Unavailable if it fails.
+    """The table of jobs. Methods raise Unavailable if the database fails; most are one transaction.
 
     Args:
         files: The files of the jobs, which are removed with their rows; None if there are none.
@@ -467,32 +474,62 @@ class Jobs:
             end_jobs(session, ids, self._clock())
         files = self._files
         left = {job_id for job_id in ids if files is not None and not files.remove(job_id)}
-        with writing(self._engine) as session:
-            delete_jobs(session, [job_id for job_id in ids if job_id not in left])
-            for job_id in left:
-                if (record := session.get(JobRecord, job_id)) is not None:
-                    record.request = record.request | {"subject_id": subject_id}
-                    record.result = None
+        for step in self._steps([job_id for job_id in ids if job_id not in left]):
+            with writing(self._engine) as session:
+                delete_jobs(session, step)
+            pause(self._engine)
         if left:
+            with writing(self._engine) as session:
+                for job_id in left:
+                    if (record := session.get(JobRecord, job_id)) is not None:
+                        record.request = record.request | {"subject_id": subject_id}
+                        record.result = None
             raise DiskUnusable("Files of jobs cannot be deleted from the disk.", retry_after=30)
         return len(ids)
 
     def purge(self, older_than: timedelta) -> int:
         """Delete jobs that finished before `older_than`, their files, and old stored responses.
 
+        Jobs may have gigabytes: they are deleted in several transactions, and no more of them than
+        take some seconds.
+
         Returns:
-            The number of deleted jobs.
+            The number of deleted jobs; repeat the call until it is 0.
         """
-        now = self._clock()
+        now, until = self._clock(), time.monotonic() + _PURGE_SECONDS
         old = and_(JobRecord.state.in_(FINISHED), JobRecord.finished_at < now - older_than)
-        with writing(self._engine) as session:
-            delete_expired(session, now)
-            job_ids = list(session.scalars(select(JobRecord.id).where(old)))
-        if self._files:  # first, since an erasure finds by the rows which files are left
-            job_ids = [job_id for job_id in job_ids if self._files.remove(job_id)]
-        with writing(self._engine) as session:
-            delete_jobs(session, job_ids)
-        return len(job_ids)
+        oldest = select(JobRecord.id).where(old).order_by(JobRecord.finished_at)
+        deleted = 0
+        try:
+            delete_expired(self._engine, now)
+            with reading(self._engine) as session:
+                job_ids = list(session.scalars(oldest))
+            for step in self._steps(job_ids):
+                # Files first, since an erasure finds by the rows which files are left.
+                gone = [job_id for job_id in step if not self._files or self._files.remove(job_id)]
+                with writing(self._engine) as session:
+                    delete_jobs(session, gone)
+                deleted += len(gone)
+                if time.monotonic() > until:
+                    break
+                pause(self._engine)
+        except Unavailable:
+            relieve_log(self._engine)
+            raise
+        return deleted
+
+    def give_back(self) -> bool:
+        """See `database.space.give_back`."""
+        return give_back(self._engine)
+
+    def _steps(self, job_ids: Collection[str]) -> Iterator[list[str]]:
+        """Divide jobs, so that each deletion is a short one."""
+        row = JobRecord
+        size = length_of(row.request) + length_of(row.result) + _ENTRY_BYTES * row.sequence
+        for batch in batches(job_ids, _PURGED_TOGETHER):
+            with reading(self._engine) as session:
+                sizes = list(sizes_of(session, batch, row.id, size))
+            yield from steps(sizes)
 
     def remove_orphans(self) -> int:
         """Remove files that a killed process left behind; returns of how many jobs.

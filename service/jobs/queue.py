@@ -378,7 +378,11 @@ class JobQueue:
         self._celery.send_task(redis_keys.TASK_RUN_JOB, args=[job_id, network], queue=queue)
 
     async def _purge(self) -> None:
-        await run_in_threadpool(self._jobs.purge, self._retention)
+        """In steps of seconds, as a thread that works cannot be stopped."""
+        while await run_in_threadpool(self._jobs.purge, self._retention):
+            pass
+        while await run_in_threadpool(self._jobs.give_back):
+            pass
 
     async def _remove_orphans(self) -> None:
         await run_in_threadpool(self._jobs.remove_orphans)

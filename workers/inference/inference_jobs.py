@@ -21,12 +21,14 @@ import redis
 import structlog
 
 from contracts.errors import (
+    DiskUnusable,
     InternalError,
     ModelNotReady,
     NeedsOperator,
     OpsinError,
     Unavailable,
 )
+from contracts.files import has_room
 from contracts.inference.inference import (
     InferenceResponse,
     ItemError,
@@ -55,6 +57,7 @@ log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_LARGE_RESULT = 256 * 1024  # bytes; less than that hardly matters
 _LOOK_SECONDS = 0.02  # a call of the database usually takes less
 
 
@@ -77,6 +80,7 @@ class InferenceJobRunner:
         batcher: Answers waiting clients before each batch, and while the database is waited for.
         consents: Of those whom the versions were trained on.
         metrics: Count the batches and their images.
+        kept_bytes: Of the home's disk, which large results leave free for other work.
     """
 
     leases: Leases
@@ -87,6 +91,7 @@ class InferenceJobRunner:
     batcher: FasterQueues
     consents: Consents
     metrics: Metrics = field(default_factory=Metrics)
+    kept_bytes: int = 0
     _thread: ThreadPoolExecutor = field(
         default_factory=partial(ThreadPoolExecutor, 1, "job-database"), init=False, repr=False
     )
@@ -155,8 +160,24 @@ class InferenceJobRunner:
             if not (owned and self._call(self.leases.heartbeat, lease, LEASE_SECONDS)):
                 return False
         result = _response(lease, predictor, vectors, time.monotonic() - began, limit)
+        self._require_room(len(result.model_dump_json(exclude_none=True)))
         content = result.model_dump(mode="json", exclude_none=True)
         return self._call(self.leases.succeed, lease, content)
+
+    def _require_room(self, size: int) -> None:
+        """Check that the disk has room for a result: it may be 300 times what was sent.
+
+        There was when the job was queued, and so there was for all the others that waited with it.
+
+        Raises:
+            DiskUnusable: It has not.
+        """
+        is_large = self.kept_bytes and size > _LARGE_RESULT
+        if is_large and not has_room(self.files.root, size, self.kept_bytes):
+            raise DiskUnusable(
+                "The service's disk has no room for the result. Ask for fewer classes or images, "
+                "or ask the service's operator for more space, then send it again."
+            )
 
     def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Vector:
         operation, began = _operation(lease), time.monotonic()

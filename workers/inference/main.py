@@ -256,6 +256,7 @@ class Worker:
         """Register the functions that run when a task arrives."""
         engine = open_engine(self._settings.database)
         count_database(engine, self._metrics)
+        kept = self._settings.min_free_disk_bytes
         jobs = InferenceJobRunner(
             Leases(engine, DatabaseClock(engine), self._metrics),
             JobFiles.of(self._settings),
@@ -265,8 +266,8 @@ class Worker:
             batcher=self._batcher,
             consents=Consents.of(self._settings, engine),
             metrics=self._metrics,
+            kept_bytes=kept if self._settings.database.startswith("sqlite") else 0,
         )
-        kept = self._settings.min_free_disk_bytes
         conversions = ConversionRunner(self._store, self._client, kept)
 
         @self._app.task(name=redis_keys.TASK_BATCH)  # type: ignore[untyped-decorator]

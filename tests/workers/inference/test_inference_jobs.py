@@ -153,6 +153,20 @@ def test_truncated_file_counts_as_missing(worker: JobWorker) -> None:
     assert worker.run(job_id).state == "failed"
 
 
+def test_a_large_result_leaves_room_on_the_disk(
+    worker: JobWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was room when the job was queued, as for a hundred others."""
+    runner = replace(worker.runner, kept_bytes=1 << 60)
+    worker.runner = runner
+    assert worker.run(worker.create()).state == "succeeded", "a small one"
+    monkeypatch.setattr("workers.inference.inference_jobs._LARGE_RESULT", 100)
+    job = worker.run(worker.create())
+    assert job.state == "failed"
+    assert job.error is not None
+    assert (job.error.code, "no room" in job.error.detail) == ("dependency_unavailable", True)
+
+
 def test_its_images_are_counted(worker: JobWorker) -> None:
     worker.runner.run(worker.create())
     counted = worker.metrics.read()["c"]
