@@ -5,6 +5,8 @@ import os
 import secrets
 from pathlib import Path
 
+_KEPT_INODES = 10_000
+
 
 def write_durably(path: Path, content: bytes, *, mode: int = 0o600, replaces: bool = True) -> bool:
     """Write a whole file, so that readers see the earlier content or this one, never a part.
@@ -50,6 +52,24 @@ def flush_entries(path: Path) -> None:
         os.close(handle)
 
 
+def free_bytes(folder: Path, *, for_files: bool = True) -> int:
+    """Bytes that a disk has left for others than the superuser.
+
+    Args:
+        folder: On the disk.
+        for_files: Whether for new files. Then it is 0 if the disk has so few inodes left that
+            there would soon be none: tiny files use them up long before the bytes.
+
+    Raises:
+        OSError: There is no such folder.
+    """
+    state = os.statvfs(folder)
+    # Some file systems, such as btrfs, make inodes as they are needed, and say 0.
+    if for_files and state.f_favail < min(_KEPT_INODES, state.f_files // 10):
+        return 0
+    return state.f_bavail * state.f_frsize
+
+
 def require_room(folder: Path, size: int, kept: int) -> None:
     """Check that a disk has room for a file, and some left for other work.
 
@@ -63,8 +83,7 @@ def require_room(folder: Path, size: int, kept: int) -> None:
     """
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    state = os.statvfs(folder)
-    if state.f_bavail * state.f_frsize < size + kept:
+    if free_bytes(folder) < size + kept:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 

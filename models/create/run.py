@@ -7,7 +7,6 @@ nothing.
 
 import contextlib
 import os
-import shutil
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.create.requests import PREVIEW, RESULT
+from contracts.files import free_bytes
 from contracts.jobs import Progress
 from contracts.settings import MIB
 from contracts.work import Work, WorkStoppedError
@@ -147,7 +147,7 @@ class ImageRun:
         The job then continues without it, and starts over if its process is killed.
         """
         size = sum(array.nbytes for array in arrays.values())
-        if shutil.disk_usage(self._work.folder).free < size + _KEPT_BYTES:
+        if free_bytes(self._work.folder) < size + _KEPT_BYTES:
             return
         path = self._work.folder / _CHECKPOINT
         temporary = path.with_suffix(".new")

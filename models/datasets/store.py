@@ -191,7 +191,13 @@ class DatasetStore:
         folder = self._folder(dataset_id)
         path = content_path(folder, sha256)
         try:
-            return thumbnail(folder, path, max_pixels=self._limits.image_pixels, large=large)
+            return thumbnail(
+                folder,
+                path,
+                max_pixels=self._limits.image_pixels,
+                large=large,
+                kept_bytes=self._limits.free_bytes,
+            )
         except FileNotFoundError:
             _require_listing(folder)
             raise NotFound("The image was left out of the dataset and was not kept.") from None

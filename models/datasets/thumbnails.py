@@ -12,6 +12,7 @@ from uuid import uuid4
 from PIL import Image
 
 from contracts.errors import OpsinError
+from contracts.files import require_room
 from contracts.training.datasets import DatasetFile
 from models.datasets.admission import content_path
 from models.images.decode import InputSpec, decode
@@ -23,7 +24,9 @@ _QUALITY = 80
 _MAX_LEFT_OUT = 100  # thumbnails that one upload may leave of them
 
 
-def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_once) -> bytes:
+def thumbnail(
+    folder: Path, path: Path, *, max_pixels: int, large: Gate = at_once, kept_bytes: int = 0
+) -> bytes:
     """A JPEG of the middle of an image, `SIDE` pixels wide and high.
 
     Args:
@@ -31,6 +34,7 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_onc
         path: The image, whose file name is its hash.
         max_pixels: The same limit as on import.
         large: Entered while a large image is decoded.
+        kept_bytes: Of the disk; if it has no more, the thumbnail is not stored.
 
     Raises:
         FileNotFoundError: The image no longer exists.
@@ -49,6 +53,7 @@ def thumbnail(folder: Path, path: Path, *, max_pixels: int, large: Gate = at_onc
     buffer = io.BytesIO()
     Image.fromarray(image.pixels).save(buffer, "JPEG", quality=_QUALITY)
     with suppress(OSError):  # such as a full disk: it is made again next time
+        require_room(folder, buffer.tell(), kept_bytes)
         _keep(stored, buffer.getvalue())
     return buffer.getvalue()
 

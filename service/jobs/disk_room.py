@@ -1,7 +1,6 @@
 """Refuses jobs that the disk has no room for, before they wait in a queue to find that out."""
 
 import errno
-import os
 import secrets
 import sys
 import threading
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from contracts.errors import DiskUnusable
+from contracts.files import free_bytes
 from contracts.jobs import PICTURE_KINDS, JobKind
 from contracts.settings import MIB, Settings
 from database.installation import require_mounted
@@ -53,7 +53,7 @@ def require_free(settings: Settings, use: Use, free: int) -> None:
 
 def require_row_room(settings: Settings) -> None:
     """`require_free` for a row of any size. Touches the disk: call it in a thread."""
-    require_free(settings, "rows", free_of(settings.home))
+    require_free(settings, "rows", free_of(settings.home, for_files=False))
 
 
 class JobRoom:
@@ -100,19 +100,19 @@ def _require_free(settings: Settings, needed: int) -> None:
 
 def _require(free: int, needed: int, what: str) -> None:
     if free < needed:
+        left = f"{free // MIB} MB" if free else "no room for more files"
         raise DiskUnusable(
-            f"The service's disk has {free // MIB} MB left, and {what} needs about "
+            f"The service's disk has {left} left, and {what} needs about "
             f"{needed // MIB}. Delete what is not needed, or ask the service's "
             "operator for more space, then send it again.",
             retry_after=60,
         )
 
 
-def free_of(folder: Path) -> int:
-    """Bytes that are free on the disk of a folder."""
+def free_of(folder: Path, *, for_files: bool = True) -> int:
+    """As `contracts.files.free_bytes`, also if there is no such folder."""
     with suppress(OSError):
-        state = os.statvfs(folder)
-        return state.f_bavail * state.f_frsize
+        return free_bytes(folder, for_files=for_files)
     return sys.maxsize  # not created yet, or not on this machine: the job will see
 
 

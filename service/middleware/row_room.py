@@ -102,6 +102,6 @@ class RowRoom:
 
     async def _require(self, use: Use) -> None:
         if time.monotonic() >= self._until:
-            self._free = await run_in_threadpool(free_of, self._settings.home)
+            self._free = await run_in_threadpool(free_of, self._settings.home, for_files=False)
             self._until = time.monotonic() + _SECONDS
         require_free(self._settings, use, self._free)

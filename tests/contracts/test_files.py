@@ -2,14 +2,18 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from contracts.files import write_durably
+from contracts.errors import DiskUnusable
+from contracts.files import free_bytes, has_room, write_durably
 from contracts.settings import Settings
 from database.crypto.master_keys import KeyFile
 from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import add_erased
+from models.datasets.archives.limits import Limits
+from service.jobs.disk_room import free_of
 from tests.tables import make_home
 
 
@@ -63,3 +67,30 @@ def test_a_power_cut_loses_no_key_frame_or_erasure(tmp_path: Path, flushed: list
     assert flushed[-2:] == [str(tmp_path / "faces/sub_a"), str(tmp_path / "faces")]
     add_erased(tmp_path, ["sub_0123456789abcdefghij"])
     assert flushed[-1] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("all_of_them", "left", "has"),
+    [
+        (1_000_000, 9_999, False),
+        (1_000_000, 10_000, True),
+        (5_000, 499, False),  # a small disk
+        (5_000, 500, True),
+        (0, 0, True),  # they are made as they are needed
+    ],
+)
+def test_a_disk_without_inodes_has_no_room_for_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_of_them: int, left: int, has: bool
+) -> None:
+    state = SimpleNamespace(f_bavail=1000, f_frsize=4096, f_files=all_of_them, f_favail=left)
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+    assert free_bytes(tmp_path) == has * 4_096_000
+    assert free_bytes(tmp_path, for_files=False) == 4_096_000
+    assert has_room(tmp_path, 1000, 1000) == has
+    limits = Limits(free_bytes=1000)
+    if has:
+        limits.require_room(tmp_path, 1000)
+    else:
+        with pytest.raises(DiskUnusable):
+            limits.require_room(tmp_path, 1000)
+        assert free_of(tmp_path) == 0

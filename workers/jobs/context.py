@@ -11,13 +11,13 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from shutil import disk_usage
 from threading import Event, Thread
 from typing import Any, Literal
 
 import structlog
 
 from contracts.errors import DiskUnusable, InternalError, Unavailable
+from contracts.files import free_bytes
 from contracts.jobs import LEASE_SECONDS, STARTING, Progress
 from contracts.metrics.registry import Metrics
 from contracts.tracing.origin import TraceContext
@@ -180,7 +180,7 @@ class LeasedWork:
         self.check()
         if len(content) > _MAX_FILE_BYTES:
             raise InternalError(f"A file of a job may have at most {_MAX_FILE_BYTES} bytes.")
-        if self._kept_bytes and disk_usage(self.folder).free < self._kept_bytes + len(content):
+        if self._kept_bytes and free_bytes(self.folder) < self._kept_bytes + len(content):
             raise DiskUnusable(
                 "The disk of the job worker is nearly full, and what is left is kept for other "
                 "work. Delete jobs or datasets that are not needed, then send the request again."

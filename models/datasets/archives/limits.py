@@ -1,10 +1,10 @@
 """The limits of a dataset, which every reader and writer of one respects."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from contracts.errors import DiskUnusable
+from contracts.files import free_bytes
 from contracts.settings import MAX_IMAGE_PIXELS, Settings
 from models.images.gate import Gate, at_once
 
@@ -66,7 +66,7 @@ class Limits:
         Raises:
             DiskUnusable: It has not.
         """
-        if shutil.disk_usage(folder).free - size < self.free_bytes:
+        if free_bytes(folder) - size < self.free_bytes:
             raise disk_full()
 
 

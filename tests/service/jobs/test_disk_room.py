@@ -47,7 +47,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Set
     (tmp_path / FILE).write_text("ins_1\n")
 
     def with_free(free: int) -> Settings:
-        monkeypatch.setattr(disk_room, "free_of", lambda _: free)
+        monkeypatch.setattr(disk_room, "free_of", lambda *_, **__: free)
         return settings(tmp_path)
 
     return with_free

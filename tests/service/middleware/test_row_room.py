@@ -74,7 +74,8 @@ def test_a_nearly_full_disk_is_noticed_within_a_second_and_before_the_body(
 ) -> None:
     free, asked = [10**12], list[Path]()
 
-    def free_of(home: Path) -> int:
+    def free_of(home: Path, *, for_files: bool) -> int:
+        assert not for_files
         asked.append(home)
         return free[0]
 

@@ -287,6 +287,18 @@ def test_empty_datasets_leave_the_disk_its_room(tmp_path: Path) -> None:
     assert on_disk(tmp_path) == {"datasets"}
 
 
+def test_thumbnails_leave_the_disk_its_room(tmp_path: Path) -> None:
+    store = DatasetStore(tmp_path / "datasets", Limits(free_bytes=0))
+    listing = store.create("pets", written(tmp_path / "folder", GOOD))
+    full = DatasetStore(tmp_path / "datasets", Limits(free_bytes=1 << 60))
+    dataset, sha256 = listing.info.id, next(file.sha256 for file in listing.files if file.sha256)
+    before = on_disk(tmp_path)
+    thumbnail = full.thumbnail(dataset, sha256)
+    assert on_disk(tmp_path) == before
+    assert store.thumbnail(dataset, sha256) == thumbnail
+    assert on_disk(tmp_path) > before
+
+
 def test_exception_of_the_progress_callback_leaves_nothing(
     store: DatasetStore, tmp_path: Path
 ) -> None:

@@ -687,7 +687,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def set_free(size: int) -> None:
         for module in (disk_room, row_room):
-            monkeypatch.setattr(module, "free_of", lambda _: size)
+            monkeypatch.setattr(module, "free_of", lambda *_, **__: size)
 
     monkeypatch.setattr(row_room, "_SECONDS", 0)
     return set_free
