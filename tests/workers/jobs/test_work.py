@@ -295,7 +295,7 @@ def test_faults_that_no_attempt_mends_end_a_job_at_once(installation: Installati
 
 def test_job_has_a_phase_from_the_first_second(installation: Installation) -> None:
     job_id = installation.submit("dataset_import", steps=1, pause=0.1)
-    lease = installation.leases.claim_next("pictures", "w0", 60)
+    lease = installation.leases.claim_next("datasets", "w0", 60)
     assert lease is not None
     progress = installation.jobs.get(job_id).progress
     assert (progress.phase, progress.fraction) == ("start", 0)
