@@ -15,7 +15,7 @@ from contracts.errors import QueueFull
 from contracts.inference.inference import Operation
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
-from service.queue.turns import ALTERNATING
+from service.queue.turns import ALTERNATING, FULL_SECONDS
 
 _NEWCOMER_SHARE = 8  # one in so many places is what a client without any may take beyond the limit
 _MOST_OF_LIMIT = 2  # so many times the limit are in progress at most
@@ -46,9 +46,14 @@ class Admission:
         self._limits = limits
         self._in_progress: dict[QueueName, Counter[str]] = {}
 
-    def limit(self, queue: QueueName) -> int:
-        """How many images may be in progress in a queue."""
-        return self._limits.limit(queue)
+    def alternates(self, queue: QueueName, rate: float | None) -> bool:
+        """Whether clients take turns, as one that fills the queue would keep others for seconds.
+
+        Args:
+            rate: Images per second that the queue processes, None if unknown.
+        """
+        is_long = rate is not None and self._limits.limit(queue) > rate * FULL_SECONDS
+        return queue.operation in ALTERNATING or is_long
 
     def counts(self) -> dict[QueueName, int]:
         """The images in progress in each queue that has had some."""
@@ -106,9 +111,11 @@ class Admission:
     ) -> bool:
         by_client = self._in_progress.get(queue, _NO_CLIENTS)
         total, mine, limit = by_client.total(), by_client[client], self._limits.limit(queue)
-        ahead = total
-        if queue.operation in ALTERNATING:  # each client waits for its own, as often as others do
-            ahead = min(total, (mine + 1) * len(by_client.keys() | {client}))
+        ahead: float = total
+        # Each client waits for its own, as often as others do, and for what is in the queue by now.
+        if rate is not None and self.alternates(queue, rate):
+            own = (mine + 1) * len(by_client.keys() | {client})
+            ahead = min(total, max(own, rate * FULL_SECONDS))
         too_many = total + count > limit
         # A single request may exceed the limit; it closes the queue to nobody else.
         counted = sum(min(one, limit) for one in by_client.values())

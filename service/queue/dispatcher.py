@@ -41,7 +41,7 @@ from service.queue.admission import Admission, queue_full
 from service.queue.client import Push, QueueClient
 from service.queue.faults import redis_required
 from service.queue.replies import Replies
-from service.queue.turns import ALTERNATING, FULL_SECONDS, Turns, slice_size
+from service.queue.turns import Turns, slice_size
 from service.queue.workers import WorkerRegistry
 
 log = structlog.get_logger()
@@ -308,7 +308,8 @@ class Dispatcher:
             self._item(image, seconds, class_index, note, origin)
             for image, class_index in zip(images, classes or [TOP_CLASS] * len(images), strict=True)
         ]
-        run = self._run_in_turns if self._is_slow(queue) else self._run_slice
+        alternates = self._admission.alternates(queue, self._workers.rate(queue))
+        run = self._run_in_turns if alternates else self._run_slice
         try:
             replies = await run(queue, items, deadline, admitted=place.may_exceed)
         except TimeoutError:
@@ -316,12 +317,6 @@ class Dispatcher:
         finally:
             self._abandoned.leave(items, seconds)
         return [_checked(reply, queue.version) for reply in replies]
-
-    def _is_slow(self, queue: QueueName) -> bool:
-        """Whether a client that fills the queue would keep the others waiting for seconds."""
-        rate = self._workers.rate(queue)
-        fills = rate is not None and self._admission.limit(queue) > rate * FULL_SECONDS
-        return queue.operation in ALTERNATING or fills
 
     async def _run_in_turns(
         self, queue: QueueName, items: Sequence[Item], deadline: float, *, admitted: bool

@@ -77,3 +77,14 @@ def test_the_wait_in_an_alternating_queue_is_for_ones_own_images(admission: Admi
             pass
         with pytest.raises(QueueFull):
             admission.require_room(slow, 1.0, seconds=1, client="other")
+
+
+def test_who_fills_the_queue_of_a_slow_network_closes_it_to_itself_alone() -> None:
+    """Clients take turns in it, so another one need not wait for all that is there."""
+    admission = Admission(QueueLimits(128))
+    with admission.permit(QUEUE, 100, 3.0, seconds=30, client="many"):
+        with pytest.raises(QueueFull):
+            admission.require_room(QUEUE, 3.0, seconds=30, client="many")
+        admission.require_room(QUEUE, 3.0, seconds=30, client="other")
+        with pytest.raises(QueueFull):  # behind what is in the queue by now
+            admission.require_room(QUEUE, 3.0, seconds=1.9, client="other")
