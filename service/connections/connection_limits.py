@@ -10,7 +10,8 @@ forever. Here each phase has a bound:
     body incomplete                `min_upload_rate` in every 10 s; then the connection is closed
     response not read              the same rate in every 10 s, also of what is left when the
                                    connection is closed; then it is cut off
-    responses not read, together   `max_unread` bytes; then the connection with most is closed
+    responses not read, together   `max_unread` bytes; then some of the address that has most of
+                                   those that are read slowly are closed, see `eviction`
     idle                           uvicorn's keep-alive
     requests in one piece          few are parsed and wait, see `pipelining`; the rest is not read
     all connections in use         some of the address that has most are closed for the next, see
@@ -38,7 +39,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from contracts.settings import Settings
-from service.connections.eviction import EVICTED_SHARE, RefusedNetworks, to_evict
+from service.connections.eviction import EVICTED_SHARE, RefusedNetworks, to_cut_off, to_evict
 from service.connections.framing import Framing
 from service.connections.half_closed import has_peer_ended, has_peer_gone
 from service.connections.joined_writes import JoinedWrites
@@ -98,6 +99,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._was_paused = False  # reading, by this side, since the last check or timer
         self._has_completed = False  # a request, in the slice that is being parsed
         self._closed_at: float | None = None  # with data that the client has yet to read
+        self.paused_at = 0.0  # writing, as the client has yet to read
         self._unread = 0  # bytes of responses, at the last check
         self._head_timer: asyncio.TimerHandle | None = None
         self._body_timer: asyncio.TimerHandle | None = None
@@ -379,6 +381,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Called when the client reads its response more slowly than it is written."""
         super().pause_writing()
+        self.paused_at = self.loop.time()
         if self.min_rate and self._write_timer is None:
             self._start_write_timer()
         self._limit_unread()
@@ -444,11 +447,15 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._start_write_timer()
 
     def _limit_unread(self) -> None:
-        """Close the connection with the most unread bytes if there are too many in total."""
+        """If there are too many unread bytes, close who reads slowly, not who has the largest."""
         connections = [c for c in self.connections if isinstance(c, TimeoutProtocol)]
         unread = {c: c.unread for c in connections if c.flow.write_paused}
-        if sum(unread.values()) > self.max_unread:
-            max(unread, key=unread.__getitem__)._abort("keeps the most of its answers unread")
+        excess = sum(unread.values()) - self.max_unread
+        for connection in to_cut_off(unread, self.loop.time()) if excess > 0 else ():
+            connection._abort("keeps answers unread for longest")
+            excess -= unread[connection]
+            if excess <= 0:
+                return
 
     def _abort(self, what: str) -> None:
         if self.lines.allows(self.network):

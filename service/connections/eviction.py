@@ -5,13 +5,15 @@ then those that wait for a head, then idle ones, then requests that have not beg
 bodies and unread answers. An address that has more than a quarter of all closes only its own.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from service.connections.descriptors import LEAVING_SHARE
 
 _GREEDY_SHARE = 4  # one in so many connections may be slow, whoever else comes
 EVICTED_SHARE = 20  # one in so many connections is closed at a time, so that few look for them
+_SLOW_SECONDS = 2.0  # after which a client that still has an answer to read is a slow one
 _REFUSED_SECONDS = 0.1  # for which nobody looks for an address again, where nothing was found
 
 
@@ -49,7 +51,20 @@ class Connection(Protocol):
     def waits_since(self) -> float: ...
 
 
+class Reader(Protocol):
+    """A connection whose client has yet to read what was written.
+
+    Attributes:
+        network: Of the client.
+        paused_at: Since when.
+    """
+
+    network: str
+    paused_at: float
+
+
 ConnectionT = TypeVar("ConnectionT", bound=Connection)
+ReaderT = TypeVar("ReaderT", bound=Reader)
 
 
 def to_evict(
@@ -91,6 +106,26 @@ def to_evict(
     crowd = next((crowd for crowd in crowds if crowd), [])
     crowd.sort(key=lambda c: c.waits_since)
     return crowd[: max(1, min(len(crowd) // 2, len(others) // EVICTED_SHARE))]
+
+
+def to_cut_off(unread: Mapping[ReaderT, int], now: float) -> list[ReaderT]:
+    """The connections to close in turn, while too many bytes of answers are unread.
+
+    A large answer that has just been written is not read slowly, whatever is left of it.
+
+    Args:
+        unread: Bytes that each client has yet to read.
+        now: Comparable with `paused_at`.
+
+    Returns:
+        Those of the address with the most bytes first, which waits longest first; of those that
+        wait for more than a moment, if there are any.
+    """
+    slow = [c for c in unread if now - c.paused_at > _SLOW_SECONDS] or list(unread)
+    held = Counter[str]()
+    for connection in slow:
+        held[connection.network] += unread[connection]
+    return sorted(slow, key=lambda c: (-held[c.network], c.paused_at))
 
 
 class RefusedNetworks:

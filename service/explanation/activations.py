@@ -37,6 +37,8 @@ from service.inference.decoder import DecodedUpload, decode_uploads
 
 MAX_NUMBERS = 500_000
 """In a JSON response: 5 MB, half a second to write. Averages would not be the layer's maps."""
+MAX_DRAWN_NUMBERS = 4_000_000
+"""In a PNG, or of a job: 64 maps of 224 x 224; 16 MB in the worker, in Redis and here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,7 @@ class ActivationsHandler:
         async with self.deadline.enforced():
             network, version = self.services.workers.choose(self.model, self.version, "explain")
             await require_usable(self.services, principal_of(self.request), network.manifest)
-            name = self.question.layer or network.manifest.explain_layer
-            await self.services.layers.require(network.name, version, name)
+            await self._require_layer(network, version, as_job=True)
             client = quota_key(self.request.scope)
             await self.services.job_queue.require_room_unread("activations", key, client)
             upload = await self._upload(network)
@@ -123,22 +124,28 @@ class ActivationsHandler:
                 client=client,
             )
 
-    async def _require_layer(self, network: ServedVersion, version: int) -> None:
+    async def _require_layer(
+        self, network: ServedVersion, version: int, *, as_job: bool = False
+    ) -> None:
         """Refuse an unknown layer, and a response with too many numbers."""
         name = self.question.layer or network.manifest.explain_layer
         layer = await self.services.layers.require(network.name, version, name)
         if layer is not None:
             rows, columns, total = (side or 1 for side in layer.output_shape)
-            self._check_size(min(self.question.channels, total), rows, columns)
+            channels = min(self.question.channels, total)
+            self._check_size(channels, rows, columns, as_job=as_job)
 
-    def _check_size(self, channels: int, rows: int, columns: int) -> None:
-        if self.media_type != PNG and channels * rows * columns > MAX_NUMBERS:
-            fitting = MAX_NUMBERS // (rows * columns)
-            advice = f"Ask for channels={fitting} or less, or f" if fitting else "F"
-            raise ValidationFailed(
-                f"{channels} maps of {rows} x {columns} are more than {MAX_NUMBERS} numbers. "
-                f"{advice}or a PNG with Accept: image/png."
-            )
+    def _check_size(self, channels: int, rows: int, columns: int, *, as_job: bool = False) -> None:
+        is_drawn = as_job or self.media_type == PNG
+        most = MAX_DRAWN_NUMBERS if is_drawn else MAX_NUMBERS
+        if channels * rows * columns <= most:
+            return
+        fitting = most // (rows * columns)
+        advice = f"Ask for channels={fitting} or less" if fitting else "Use another layer"
+        advice += "." if is_drawn else ", or for a PNG with Accept: image/png."
+        raise ValidationFailed(
+            f"{channels} maps of {rows} x {columns} are more than {most} numbers. {advice}"
+        )
 
     async def _upload(self, network: ServedVersion) -> Upload:
         upload = _only(await read_uploads(self.request, self.services.settings))
@@ -165,7 +172,9 @@ class ActivationsHandler:
             else partial(self._json, network, version, decoded, result, reply)
         )
         # Up to some megabytes of numbers: too much for the event loop in either format.
-        body = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
+        client, size = quota_key(self.request.scope), result.vector.nbytes
+        with self.services.dispatcher.waiting.held(client, size):
+            body = await self.services.renderer.run(work, deadline_seconds=self.deadline.remaining)
         await require_still_usable(self.services, network.manifest)
         headers = {"X-Cache": "hit" if result.cached else "miss", "Vary": "Accept"}
         return Response(body, media_type=self.media_type, headers=headers)

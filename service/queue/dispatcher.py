@@ -108,7 +108,11 @@ class Place:
 
 
 class Dispatcher:
-    """Runs images through the networks that the workers have loaded."""
+    """Runs images through the networks that the workers have loaded.
+
+    Attributes:
+        waiting: What requests hold of decoded images, and of feature maps that wait to be drawn.
+    """
 
     def __init__(
         self,
@@ -123,7 +127,7 @@ class Dispatcher:
         self._tasks = tasks
         self._admission = admission
         self._workers = workers
-        self._waiting = FairBudget(_WAITING_BYTES, "Too many images wait. Retry soon.")
+        self.waiting = FairBudget(_WAITING_BYTES, "Too many images wait. Retry soon.")
         self._turns = Turns()
         self._abandoned = AbandonedItems(queues, replies)
         self._pushing = DetachedTasks()
@@ -190,7 +194,7 @@ class Dispatcher:
         record = current_record()
         record.sent(queue)
         with span("infer", **attributes_of(queue, len(images))), ExitStack() as stack:
-            stack.enter_context(self._waiting.held(_client(), kept + _bytes_of(images)))
+            stack.enter_context(self.waiting.held(_client(), kept + _bytes_of(images)))
             if place is None or not place.is_held:
                 place = stack.enter_context(self.place(queue, len(images), deadline))
             checked = await self._infer(queue, images, deadline, classes, note, place=place)
@@ -217,7 +221,7 @@ class Dispatcher:
         pushes: list[Push] = []
         with span("infer", opsin__models=len(images)), ExitStack() as permits:
             size = _bytes_of([image for _, own in images for image in own])
-            permits.enter_context(self._waiting.held(_client(), size))
+            permits.enter_context(self.waiting.held(_client(), size))
             seconds, origin = deadline - time.monotonic(), self._origin()
             image_ids: dict[int, bytes] = {}
             for place, (queue, own) in enumerate(images):

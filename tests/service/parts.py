@@ -180,6 +180,7 @@ class FakeDispatcher:
     together: list[list[tuple[str, list[int]]]] = field(default_factory=list)
     fails_for: dict[str, OpsinError] = field(default_factory=dict)
     kept: list[int] = field(default_factory=list)
+    waiting: FairBudget = field(default_factory=lambda: FairBudget(MIB, "Too many. Retry soon."))
 
     def require_room(self, queue: QueueName, deadline: float = math.inf) -> None:
         """There is room unless the test says otherwise."""

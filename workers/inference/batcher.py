@@ -45,7 +45,7 @@ _OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 _VECTOR_OPERATIONS: tuple[VectorOperation, ...] = get_args(VectorOperation)
 # One image of a study may take minutes: what this worker does not take, another may. Images with
 # faces are large and contain any number of them; a clip has hundreds of frames.
-_BATCH_LIMITS: dict[Operation, int] = {"faces": 4, "clip": 1, "study": 1}
+_BATCH_LIMITS: dict[Operation, int] = {"explain": 4, "faces": 4, "clip": 1, "study": 1}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from service.connections.eviction import _REFUSED_SECONDS, RefusedNetworks, to_evict
+from service.connections.eviction import _REFUSED_SECONDS, RefusedNetworks, to_cut_off, to_evict
 
 LIMIT = 100
 
@@ -68,6 +68,19 @@ def test_a_few_heads_may_be_on_their_way_while_there_is_anything_else() -> None:
     slow = [Fake(is_slow=True) for _ in range(LIMIT)]
     assert to_evict(Fake("c"), heads + slow, LIMIT) == slow[:5]
     assert to_evict(Fake("c"), heads + [Fake(str(i)) for i in range(LIMIT)], LIMIT) == heads[:1]
+
+
+def test_of_unread_answers_those_of_the_slow_address_go_first_not_the_newest_large_one() -> None:
+    @dataclass(eq=False)
+    class Client:
+        network: str
+        paused_at: float
+
+    slow = [Client("slow", 10.0 + at) for at in range(3)]
+    large, other = Client("fast", 99.9), Client("other", 0.0)
+    unread = {large: 60_000, slow[1]: 2_000, slow[0]: 2_000, slow[2]: 2_000, other: 5_000}
+    assert to_cut_off(unread, 100.0) == [*slow, other]
+    assert to_cut_off({large: 60_000}, 100.0) == [large], "there is nobody else"
 
 
 def test_a_network_is_refused_without_a_look_for_a_moment() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from contracts.queue.explain_messages import ExplainReply, parse_request
 from contracts.queue.messages import Reply
+from service.explanation import activations
 from tests.service.parts import FakeServices, gray_png
 
 JSON = {"Accept": "application/json"}
@@ -244,6 +245,20 @@ def test_too_many_numbers_are_refused_before_the_image_is_read(
     assert with_layers.dispatcher.asked == []
     assert post(client, path=path, layer="conv1", channels=39, headers=JSON).status_code == 200
     assert post(client, path=path, layer="conv1", channels=64).status_code == 200
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async"], ids=["PNG", "job"])
+def test_what_is_drawn_is_bounded_too(
+    client: httpx.Client, with_layers: FakeServices, monkeypatch: pytest.MonkeyPatch, prefer: str
+) -> None:
+    """A version with a large input has layers of 64 maps of 1024 x 1024."""
+    monkeypatch.setattr(activations, "MAX_DRAWN_NUMBERS", 500_000)
+    headers, path = {"Accept": "image/png", "Prefer": prefer}, "/v1/activations"
+    answer = post(client, path=path, layer="conv1", channels=64, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_error")
+    assert "Ask for channels=39 or less." in answer.json()["detail"]
+    assert with_layers.dispatcher.asked == []
+    assert post(client, path=path, layer="conv1", channels=39, headers=headers).is_success
 
 
 def test_an_image_that_is_kept_to_be_drawn_on_counts_while_it_waits(

@@ -286,7 +286,7 @@ def test_what_waits_is_bounded_in_bytes_too(
 
     async def use(api: Api) -> None:
         held = FairBudget(3 * IMAGE.nbytes, "Too many images wait.")
-        monkeypatch.setattr(api.dispatcher, "_waiting", held)
+        monkeypatch.setattr(api.dispatcher, "waiting", held)
         deadline = time.monotonic() + 60
         first = api.request(60)
         await api.queued()
