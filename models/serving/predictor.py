@@ -38,6 +38,7 @@ _BATCH_SECONDS = 0.003
 # Nothing interrupts a batch, so the images of all other models wait for it.
 _MAX_BATCH_SECONDS = 0.5
 _MAX_IMAGE_SECONDS = 10.0
+_MOST_BUSY = 4.0
 
 
 class VersionPredictor:
@@ -90,6 +91,7 @@ class VersionPredictor:
             more = ("faces", "clip")  # it embeds faces and nothing else
         self.operations: tuple[Operation, ...] = (*vectors, *maps, *more)
         self._batches = Batches.up_to(max_batch_size, selected.runtime.pads)
+        self._threads = options.threads
         self._explain_endpoints = ExplainEndpoints(folder, self.manifest, selected.runtime, options)
 
     @property
@@ -116,7 +118,8 @@ class VersionPredictor:
         of one image, each took 1.5 times as much from then on.
 
         Sizes that take more than half a second are dropped as well, but one image always remains.
-        What was not tried would cost as much for each image as the largest size that was.
+        Other load counts for at most three quarters of what passes. What was not tried would cost
+        as much for each image as the largest size that was.
 
         What was measured for a base is not measured again for the next version that shares it.
 
@@ -135,8 +138,9 @@ class VersionPredictor:
             return
         self._runtime.parallelize()
         costs = self._costs(measured[0], seconds, rounds=3)
-        self._require_speed(costs.passed[self.batch_sizes[0]])
-        limit = _most_in_time(costs.passed, self.batch_sizes)
+        alone = costs.alone(self._threads)
+        self._require_speed(alone[self.batch_sizes[0]])
+        limit = _most_in_time(alone, self.batch_sizes)
         knee = max(map(_knee, (costs.passed, costs.used)))
         if knee != max(costs.passed):  # otherwise a size that was not tried might be better
             limit = min(limit, knee)
@@ -277,6 +281,13 @@ class _Costs(NamedTuple):
 
     passed: dict[int, float]
     used: dict[int, float]
+
+    def alone(self, threads: int) -> dict[int, float]:
+        """About what would pass if nothing else ran on the machine."""
+        return {
+            size: max(min(passed, self.used[size] / threads), passed / _MOST_BUSY)
+            for size, passed in self.passed.items()
+        }
 
 
 def _knee(costs: dict[int, float]) -> int:

@@ -78,6 +78,8 @@ def warmed(
         # Nothing interrupts a batch, and others wait for it.
         ({1: 0.3, 2: 0.4, 4: 0.6}, {1: 0.3, 2: 0.4, 4: 0.6}, 2),
         ({1: 3.0, 2: 3.1, 4: 3.2}, {1: 3.0, 2: 3.1, 4: 3.2}, 1),
+        ({1: 0.3, 2: 0.6, 4: 1.2}, {1: 0.1, 2: 0.2, 4: 0.38}, 4),  # on a busy machine
+        ({1: 2.0, 2: 3.0, 4: 4.4}, {1: 0.01, 2: 0.01, 4: 0.01}, 1),  # on another device
     ],
 )
 def test_batches_are_as_large_as_saves_time_or_work(
