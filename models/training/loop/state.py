@@ -147,7 +147,9 @@ class TrainingState(BaseModel):
         self.sums = RunningMetrics()
         if schedule == "plateau":
             self._reduce_on_plateau(loss, initial)
-        better = loss < self.best_loss or not self.best_epoch
+        # The validation of a first epoch may be NaN, below which no later loss would be.
+        best = math.inf if math.isnan(self.best_loss) else self.best_loss
+        better = loss < best or not self.best_epoch
         if better:
             self.best_loss, self.best_epoch = loss, self.epoch
         return better

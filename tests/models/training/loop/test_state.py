@@ -43,6 +43,11 @@ def test_first_of_equal_epochs_is_the_best() -> None:
     assert (state.best_epoch, state.best_loss) == (2, 1)
 
 
+def test_any_epoch_is_better_than_one_whose_loss_is_not_a_number() -> None:
+    losses = [math.nan, math.nan, 0.9, math.nan, 0.5, 0.7]
+    assert [state_after(losses[:n]).best_epoch for n in range(1, 7)] == [1, 1, 3, 3, 5, 5]
+
+
 def test_plateau_divides_the_rate_by_three_every_two_epochs() -> None:
     rates = [round(state_after([1.0] * n, "plateau").learning_rate, 6) for n in range(1, 6)]
     assert rates == [0.9, 0.9, 0.3, 0.3, 0.1]
