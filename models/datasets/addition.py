@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from contracts.errors import ImageTooLarge, InvalidImage, PayloadTooLarge
 from contracts.files import flush_entries
@@ -19,7 +20,7 @@ from models.datasets.labeling import resolve_copies
 from models.datasets.listed_files import OpenListing
 from models.datasets.listing import LISTING
 from models.datasets.report import UPLOAD_NOTES, Countable, report
-from models.datasets.splitting import Fractions, draw_splits
+from models.datasets.splitting import Fractions, draw_splits, video_splits
 from models.datasets.thumbnails import keep_left_out
 from models.store.staging import flush_all
 
@@ -38,11 +39,14 @@ class NewImages:
 
     Attributes:
         split: None assigns the split by hash.
+        video_gap: If they are frames of one video, in its order, how many to leave out between
+            training and the other splits, see `video_splits`; None if they are not.
     """
 
     images: Sequence[NewImage]
     label: str
     split: Split | None
+    video_gap: int | None = None
 
     @property
     def size(self) -> int:
@@ -58,7 +62,7 @@ class Addition:
         info: The dataset as it will be.
         before: Its revision now.
         changed: The files that change, and the new ones, by their place in the listing.
-        files: The result of each image that was sent, in order.
+        files: The result of each image that was sent, in order, without the gaps of a video.
     """
 
     info: DatasetInfo
@@ -179,15 +183,27 @@ def _admit(
     paths = set(listing.paths)
     numbers: dict[str, int] = defaultdict(lambda: 1)
     added: list[DatasetFile] = []
-    for image in new.images:
+    for image, split in zip(new.images, _given_splits(listing, new), strict=True):
+        if split == "gap":
+            continue
         path = _free_path(f"{new.label}/{image.name}", paths, numbers)
         paths.add(path)
         file = admission.admit(path, image.data)
         if len(new.images) == 1 and file.status == "rejected":
             error = ImageTooLarge if file.code == "image_too_large" else InvalidImage
             raise error(file.detail or "")
-        added.append(file.model_copy(update={"label": new.label, "given_split": new.split}))
+        added.append(file.model_copy(update={"label": new.label, "given_split": split}))
     return added
+
+
+def _given_splits(listing: OpenListing, new: NewImages) -> list[Split | Literal["gap"] | None]:
+    if new.split is not None or new.video_gap is None:
+        return [new.split] * len(new.images)
+    head = listing.head
+    fractions = Fractions(head.validation, head.test, head.info.seed)
+    frames = [image.data for image in new.images]
+    splits = video_splits(listing.files, new.label, frames, fractions, new.video_gap)
+    return [split or "gap" for split in splits]
 
 
 def _free_path(path: str, taken: set[str], numbers: dict[str, int]) -> str:

@@ -3,11 +3,13 @@
 Within each class the images are ordered by a hash of the seed and their content. The first of them
 go to test, the next to validation. The same images and seed therefore give the same split on every
 machine and in any order, and an additional image moves few of the others.
+
+Frames of one video resemble their neighbors too much to be drawn one by one: `video_splits`.
 """
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +28,13 @@ class Splittable(Protocol):
     def given_split(self) -> SplitName | None: ...
     @property
     def sha256(self) -> str | None: ...
+
+
+class SplitFile(Splittable, Protocol):
+    """A file that has its split."""
+
+    @property
+    def split(self) -> SplitName | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,47 @@ def draw_splits(files: Sequence[Splittable], fractions: Fractions) -> list[Split
     _draw(splits, files, free, fractions)
     _draw(splits, files, training, Fractions(fractions.validation, 0.0, fractions.seed))
     return splits
+
+
+def video_splits(
+    listed: Iterable[SplitFile],
+    label: str,
+    frames: Sequence[Hashable],
+    fractions: Fractions,
+    gap: int,
+) -> list[Split | None]:
+    """The split of each frame of a video that is added to a class, in the video's order.
+
+    The last frames go to test, as many as the class lacks, those before them to validation, and the
+    others to training, except for those just before, which are left out: None. Equal frames have
+    the same split.
+
+    Args:
+        listed: All files of the dataset.
+        frames: Equal if their images are.
+        gap: Frames to leave out between training and the rest; at most a tenth of the training's.
+    """
+    files = [file for file in listed if file.status == "admitted"]
+    have = Counter(file.split for file in files if file.label == label)
+    count = len(places := dict.fromkeys(frames))
+    validation, test = fractions.counts(have.total() + count)
+    # A class without training images needs some of these.
+    most = (count, count) if have["train"] else fractions.counts(count)
+    test = min(max(0, test - have["test"]), most[1])
+    validation = min(max(0, validation - have["validation"]), most[0], count - test)
+    if any(file.given_split == "train" and file.split == "validation" for file in files):
+        validation = 0  # `draw_splits` takes it from the training images, of all classes
+    train = count - test - validation
+    left_out = min(gap, train // 10) if train < count else 0
+    stretches: list[tuple[Split | None, int]] = [
+        ("train", train - left_out),
+        (None, left_out),
+        ("validation", validation),
+        ("test", test),
+    ]
+    splits = [split for split, length in stretches for _ in range(length)]
+    split_of = dict(zip(places, splits, strict=True))
+    return [split_of[frame] for frame in frames]
 
 
 def _draw(

@@ -7,6 +7,7 @@ is killed after it, the next attempt finds the result and adds nothing.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import ceil
 from typing import Any
 
 from contracts.errors import Conflict, InvalidVideo, PayloadTooLarge
@@ -105,11 +106,16 @@ def _add(
         rows.repair(target, store.revision(target), lambda: store.listing(target))
         if earlier := rows.stored_response(key):
             return earlier.body
-        with store.addition(target, NewImages(taken.images, frames.label, frames.split)) as added:
+        # A second apart, training and the other splits show different images.
+        new = NewImages(taken.images, frames.label, frames.split, video_gap=ceil(frames.rate))
+        with store.addition(target, new) as added:
+            left_out = dict(taken.counts.left_out)
+            if between := len(taken.images) - len(added.files):
+                left_out["between_splits"] = between
             result = {
                 "dataset": added.info.model_dump(mode="json"),
                 "added": sum(file.status == "admitted" for file in added.files),
-                "frames": {"read": taken.counts.read, "left_out": dict(taken.counts.left_out)},
+                "frames": {"read": taken.counts.read, "left_out": left_out},
             }
             added.stage(key.answer(result, _now()))
             work.check()

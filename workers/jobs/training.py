@@ -127,14 +127,20 @@ class SubjectSource:
                 "needed. Enroll the subject again with keep_frames, or leave it out."
             )
         validation, test = _FRACTIONS.counts(len(portraits))
-        # Sorted by the hash of a random id, so that the split does not depend on the content, and
-        # the published digest is not derived from a face.
+        # Frames of one recording resemble each other, so the newest are the test: if the subject
+        # was enrolled several times, they are of another recording than most of the others.
+        newest_first = reversed(portraits)
+        split_of = {
+            file_id: 2 if rank < test else 1 if rank < test + validation else 0
+            for rank, file_id in enumerate(newest_first)
+        }
+        # The hash of a random id, so that the published digest is not derived from a face.
         ranked = sorted(
             (hashlib.sha256(file_id.encode()).hexdigest(), file_id) for file_id in portraits
         )
-        for rank, (digest, file_id) in enumerate(ranked):
-            split = 2 if rank < test else 1 if rank < test + validation else 0
-            yield Example(Path(file_id), subject, SPLITS[split], digest, portraits[file_id])
+        for digest, file_id in ranked:
+            split = SPLITS[split_of[file_id]]
+            yield Example(Path(file_id), subject, split, digest, portraits[file_id])
 
     def _portraits(self, subject: str) -> Iterator[tuple[str, bytes]]:
         for file_id in self.faces.frames.ids_of_subject(subject):

@@ -6,9 +6,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.training.datasets import DatasetFile
+from contracts.training.datasets import DatasetFile, SplitName
 from models.datasets.report import digest
-from models.datasets.splitting import Fractions, split_files
+from models.datasets.splitting import Fractions, split_files, video_splits
 
 CLASSES = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1)
 FRACTIONS = st.builds(Fractions, st.floats(0, 0.45), st.floats(0, 0.45), st.integers(0, 2**31 - 1))
@@ -86,3 +86,43 @@ def test_image_without_split_does_not_change_drawn_validation() -> None:
         one.split for one in split_files([*given_ones, *free], Fractions(0.15, 0.15, 1))
     )
     assert (before["validation"], after["validation"], after["test"]) == (6, 6, 10)
+
+
+@given(st.integers(1, 200), FRACTIONS, st.integers(0, 10))
+@settings(max_examples=100)
+def test_the_splits_of_a_video_are_stretches_with_the_shares_of_the_dataset(
+    count: int, fractions: Fractions, gap: int
+) -> None:
+    splits = video_splits([], "a", range(count), fractions, gap)
+    validation, test = fractions.counts(count)
+    train, left_out = splits.count("train"), splits.count(None)
+    order = ["train"] * train + [None] * left_out + ["validation"] * validation + ["test"] * test
+    assert splits == order
+    assert left_out <= gap
+    assert train >= 1
+
+
+def test_a_video_gives_each_split_what_the_class_lacks() -> None:
+    fractions = Fractions(0.15, 0.15, 0)
+
+    def given(splits: dict[SplitName, int], label: str = "a") -> list[DatasetFile]:
+        names = [split for split, count in splits.items() for _ in range(count)]
+        return [
+            one.model_copy(update={"split": split, "given_split": split})
+            for one, split in zip(files({label: len(names)}), names, strict=True)
+        ]
+
+    short = video_splits(given({"train": 3}), "a", range(3), fractions, 2)
+    assert short == ["train", "validation", "test"]
+    tested = video_splits(given({"test": 30}), "a", range(20), fractions, 0)
+    assert Counter(tested) == {"train": 17, "validation": 3}
+    other = video_splits(given({"test": 30}, "b"), "a", range(20), fractions, 0)
+    assert Counter(other) == {"train": 14, "validation": 3, "test": 3}
+    drawn = split_files(given({"train": 40}), fractions)
+    assert "validation" not in video_splits(drawn, "a", range(20), fractions, 0)
+
+
+def test_equal_frames_of_a_video_have_one_split() -> None:
+    frames = [*range(10), *[3] * 30]
+    splits = video_splits([], "a", frames, Fractions(0.15, 0.15, 0), 0)
+    assert splits[6:] == ["validation", "validation", "test", "test", *["train"] * 30]

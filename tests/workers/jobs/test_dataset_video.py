@@ -132,6 +132,18 @@ def test_at_most_so_many_and_a_part_of_each(
         run(work_on(tmp_path / "other", video, dataset, region="100,0,100,50"), settings)
 
 
+def test_neighboring_frames_are_in_one_split(
+    tmp_path: Path, settings: Settings, rows: DatasetRows, dataset: str, video: bytes
+) -> None:
+    result = run(work_on(tmp_path / "job", video, dataset, rate=10), settings)
+    files = DatasetStore.of(settings).listing(dataset).files
+    splits = [file.split for file in files]
+    assert splits == ["train"] * 18 + ["validation"] * 5 + ["test"] * 5
+    assert result["frames"] == {"read": 30, "left_out": {"between_splits": 2}}
+    assert result["added"] == 28
+    assert not result["dataset"]["warnings"]
+
+
 def test_a_part_of_a_very_wide_video_is_in_its_own_pixels(
     tmp_path: Path, settings: Settings, dataset: str
 ) -> None:

@@ -155,6 +155,10 @@ def test_the_split_depends_only_on_the_frames(
     assert first.private
     assert first.dataset == again.dataset
     assert [len(first.dataset.of(split)) for split in ("train", "validation", "test")] == [18, 3, 3]
+    for subject in subjects:
+        newest = faces.frames.ids_of_subject(subject)[-2:]
+        splits = {one.path.name: one.split for one in first.dataset.examples}
+        assert [splits[one] for one in newest] == ["validation", "test"]
     assert all(not one.path.exists() for one in first.dataset.examples)
 
 
