@@ -19,7 +19,7 @@ from service.faces.device_keys import is_signed
 from service.faces.locks.lockout import Caller
 from service.http.deadlines import Deadline
 from service.http.multipart import Form
-from service.inference.fair_pool import CALLER
+from service.inference.fair_pool import CALLER, part_of
 from service.threads import run_in_threadpool
 
 
@@ -168,14 +168,14 @@ async def _clip_evidence(
 
 
 def _take_turns_by_subject(subject_id: str) -> None:
-    """Let the clips of a subject wait for each other before anybody else's wait for them.
+    """Let the clips of a subject wait for each other before those of others of the app.
 
     One key stands for all users of an app. A clip can take a worker fifteen seconds, and a person
     may answer ten challenges in a minute and a half, for themselves.
     """
     caller = CALLER.get(None)
     if caller is not None:
-        CALLER.set(caller._replace(client=f"{caller.client} {subject_id}"))
+        CALLER.set(caller._replace(client=part_of(caller.client, subject_id)))
 
 
 def _consumed_challenge(

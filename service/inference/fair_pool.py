@@ -30,9 +30,20 @@ class Caller(NamedTuple):
     request: int
 
 
+_PART = "\n"  # in no client's name
 NOBODY = Caller("", 0)
 CALLER: ContextVar[Caller] = ContextVar("caller")
 """Set for each request by `service.middleware.authentication`."""
+
+
+def part_of(client: str, name: str) -> str:
+    """The name of a part of what a client does, such as one of the people whom an app logs in."""
+    return f"{client}{_PART}{name}"
+
+
+def whole_of(client: str) -> str:
+    """The client that a part belongs to."""
+    return client.partition(_PART)[0]
 
 
 @dataclass(eq=False, slots=True)

@@ -15,10 +15,12 @@ from contracts.errors import QueueFull
 from contracts.inference.inference import Operation
 from contracts.queue.redis_keys import QueueName
 from contracts.settings import Settings
+from service.inference.fair_pool import whole_of
 from service.queue.turns import ALTERNATING, FULL_SECONDS
 
 _NEWCOMER_SHARE = 8  # one in so many places is what a client without any may take beyond the limit
 _MOST_OF_LIMIT = 2  # so many times the limit are in progress at most
+_MOST_OF_PARTS = 1.5  # likewise, with another part of a client that has some already
 _MAX_RETRY_SECONDS = 60.0
 _NO_CLIENTS: Counter[str] = Counter()
 
@@ -114,16 +116,18 @@ class Admission:
         ahead: float = total
         # Each client waits for its own, as often as others do, and for what is in the queue by now.
         if rate is not None and self.alternates(queue, rate):
-            own = (mine + 1) * len(by_client.keys() | {client})
+            names = by_client.keys() | {client}
+            parts = sum(whole_of(name) == whole_of(client) for name in names)
+            own = (mine + 1) * parts * len(set(map(whole_of, names)))
             ahead = min(total, max(own, rate * FULL_SECONDS))
         too_many = total + count > limit
         # A single request may exceed the limit; it closes the queue to nobody else.
         counted = sum(min(one, limit) for one in by_client.values())
-        may_exceed = (
-            not mine
-            and count <= max(1, limit // _NEWCOMER_SHARE)
-            and counted + count <= _MOST_OF_LIMIT * limit
-        )
+        # Those who use one key leave room for those who use another.
+        is_new = all(whole_of(name) != whole_of(client) for name in by_client)
+        most = (_MOST_OF_LIMIT if is_new else _MOST_OF_PARTS) * limit
+        is_few = count <= max(1, limit // _NEWCOMER_SHARE)
+        may_exceed = not mine and is_few and counted + count <= most
         too_late = rate is not None and ahead > rate * seconds
         if total and ((too_many and not may_exceed) or too_late):
             raise queue_full(total, rate)

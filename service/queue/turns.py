@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from contracts.inference.inference import Operation
 from contracts.queue.redis_keys import QueueName
+from service.inference.fair_pool import whole_of
 
 ALTERNATING: frozenset[Operation] = frozenset({"heatmap", "faces", "explain", "clip", "study"})
 """Those that are slow with any network; the others are with a large one."""
@@ -40,12 +41,12 @@ class _Line:
     Attributes:
         places: How many images may be in the queue.
         taken: How many are.
-        waiting: The slices that are not, by client; the first one is next.
+        waiting: The slices that are not, by client and, within it, by its parts; the first is next.
     """
 
     places: int = 1
     taken: int = 0
-    waiting: OrderedDict[str, deque[_Slice]] = field(default_factory=OrderedDict)
+    waiting: OrderedDict[str, OrderedDict[str, deque[_Slice]]] = field(default_factory=OrderedDict)
 
 
 class Turns:
@@ -62,7 +63,7 @@ class Turns:
 
         Args:
             queue: Where the slice goes.
-            client: Whose it is.
+            client: Whose it is; the parts of a client take turns among themselves.
             count: Images in the slice.
             places: How many images may be in the queue at a time; a single slice always may.
         """
@@ -82,14 +83,15 @@ class Turns:
 
 async def _enter(line: _Line, client: str, count: int) -> None:
     mine = _Slice(count, asyncio.get_running_loop().create_future())
-    line.waiting.setdefault(client, deque()).append(mine)
+    parts = line.waiting.setdefault(whole_of(client), OrderedDict())
+    parts.setdefault(client, deque()).append(mine)
     _grant(line)
     try:
         await mine.turn
     except asyncio.CancelledError:
         if not mine.turn.cancelled():
             line.taken -= count  # its turn had just come
-        elif mine in line.waiting.get(client, ()):  # otherwise `_grant` has removed it
+        elif mine in parts.get(client, ()):  # otherwise `_grant` has removed it
             _remove(line, client, mine)
         _grant(line)
         raise
@@ -98,7 +100,8 @@ async def _enter(line: _Line, client: str, count: int) -> None:
 def _grant(line: _Line) -> None:
     """Give the free places to the clients who wait, each in turn."""
     while line.waiting:
-        client, slices = next(iter(line.waiting.items()))
+        whole, parts = next(iter(line.waiting.items()))
+        client, slices = next(iter(parts.items()))
         first = slices[0]
         if first.turn.done():  # cancelled, and its task has not run since
             _remove(line, client, first)
@@ -107,13 +110,18 @@ def _grant(line: _Line) -> None:
             return
         _remove(line, client, first)
         if slices:
-            line.waiting.move_to_end(client)  # after all others
+            parts.move_to_end(client)  # after all others
+        if parts:
+            line.waiting.move_to_end(whole)
         line.taken += first.count
         first.turn.set_result(None)
 
 
 def _remove(line: _Line, client: str, waiting: _Slice) -> None:
-    slices = line.waiting[client]
-    slices.remove(waiting)
-    if not slices:
-        del line.waiting[client]
+    whole = whole_of(client)
+    parts = line.waiting[whole]
+    parts[client].remove(waiting)
+    if not parts[client]:
+        del parts[client]
+    if not parts:
+        del line.waiting[whole]

@@ -6,6 +6,7 @@ import pytest
 
 from contracts.errors import QueueFull
 from contracts.queue.redis_keys import QueueName
+from service.inference.fair_pool import part_of
 from service.queue.admission import Admission, QueueLimits
 
 QUEUE = QueueName("squeezenet", 1, "classify")
@@ -68,6 +69,25 @@ def test_newcomers_are_bounded_in_total(admission: Admission) -> None:
             stack.enter_context(admission.permit(QUEUE, 1, None, client=f"other {number}"))
         with pytest.raises(QueueFull):
             admission.require_room(QUEUE, None, client="one more")
+
+
+@pytest.mark.parametrize("rate", [None, 1.0])
+def test_parts_of_one_client_leave_places_for_other_clients(
+    admission: Admission, rate: float | None
+) -> None:
+    """An app sends clips of as many people as it likes, who need not exist."""
+    slow = QueueName("opsin-face", 1, "clip")
+    with contextlib.ExitStack() as stack:
+        admitted = 0
+        for number in range(100):
+            permit = admission.permit(slow, 1, rate, 30.0, part_of("app", f"sub_{number}"))
+            with contextlib.suppress(QueueFull):
+                stack.enter_context(permit)
+                admitted += 1
+        assert admitted == 12, "someone new among its people has a place beyond the limit of eight"
+        stack.enter_context(admission.permit(slow, 1, rate, 30.0, part_of("other", "sub_1")))
+        with pytest.raises(QueueFull):
+            stack.enter_context(admission.permit(slow, 1, rate, 30.0, part_of("app", "sub_1")))
 
 
 def test_the_wait_in_an_alternating_queue_is_for_ones_own_images(admission: Admission) -> None:

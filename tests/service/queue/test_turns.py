@@ -6,6 +6,7 @@ import random
 import pytest
 
 from contracts.queue.redis_keys import QueueName
+from service.inference.fair_pool import part_of
 from service.queue.turns import Turns, slice_size
 
 QUEUE = QueueName("squeezenet", 1, "explain")
@@ -30,6 +31,33 @@ def test_clients_alternate_whatever_each_has_sent() -> None:
 
     asyncio.run(use())
     assert order == ["many", "many", "b", "c", "many", "b", "many", "many", "many"]
+
+
+def test_parts_of_a_client_share_its_turns() -> None:
+    """An app with many people waiting keeps the users of another app waiting no longer."""
+    order: list[str] = []
+
+    async def use() -> None:
+        turns, all_wait = Turns(), asyncio.Event()
+
+        async def request(client: str, person: str) -> None:
+            async with turns.turn(QUEUE, part_of(client, person), 1, 1):
+                order.append(person)
+                await all_wait.wait()
+
+        people = [
+            ("app", "a"),
+            *[("app", name) for name in "bbccd"],
+            ("other", "z"),
+            ("other", "y"),
+        ]
+        tasks = [asyncio.create_task(request(*one)) for one in people]
+        await asyncio.sleep(0.01)
+        all_wait.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(use())
+    assert "".join(order) == "abzcydbc"
 
 
 def test_small_slices_share_the_places() -> None:
