@@ -12,6 +12,7 @@ import uvicorn
 from uvicorn.server import ServerState
 
 from contracts.settings import Settings
+from service.connections import connection_limits
 from service.connections.connection_limits import MAX_HEAD_BYTES, TimeoutProtocol, protocol_class
 from service.connections.pipelining import (
     _CONNECTIONS,
@@ -255,6 +256,39 @@ def test_requests_of_a_client_that_has_gone_do_not_begin_and_the_one_that_runs_i
         await connection.settle()
         assert connection.asked == [("/0", b"")]
         assert connection.disconnected == ["/0"]
+
+    run(use)
+
+
+def test_the_next_request_does_not_begin_if_the_client_has_gone_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system knows of it before the event loop is told."""
+    monkeypatch.setattr(connection_limits, "has_peer_gone", lambda *_, **__: True)
+
+    async def use(connection: Connection) -> None:
+        connection.protocol.data_received(b"".join(GET % i for i in range(5)))
+        await connection.settle()
+        assert connection.asked == [("/0", b"")]
+        assert connection.wire.closed
+
+    run(use)
+
+
+def test_an_address_that_was_just_refused_is_refused_without_a_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks: list[object] = []
+
+    def look(*arguments: object) -> list[object]:
+        looks.append(arguments)
+        return []
+
+    monkeypatch.setattr(connection_limits, "to_evict", look)
+
+    async def use(connection: Connection) -> None:
+        assert [connection.protocol._make_room() for _ in range(3)] == [False] * 3
+        assert len(looks) == 1
 
     run(use)
 
