@@ -118,14 +118,14 @@ def to_cut_off(unread: Mapping[ReaderT, int], now: float) -> list[ReaderT]:
         now: Comparable with `paused_at`.
 
     Returns:
-        Those of the address with the most bytes first, which waits longest first; of those that
-        wait for more than a moment, if there are any.
+        Those that wait for more than a moment before the others; of either, those of the address
+        with the most bytes first, which waits longest first.
     """
-    slow = [c for c in unread if now - c.paused_at > _SLOW_SECONDS] or list(unread)
-    held = Counter[str]()
-    for connection in slow:
-        held[connection.network] += unread[connection]
-    return sorted(slow, key=lambda c: (-held[c.network], c.paused_at))
+    slow = {c for c in unread if now - c.paused_at > _SLOW_SECONDS}
+    held = Counter[tuple[bool, str]]()
+    for connection, size in unread.items():
+        held[connection in slow, connection.network] += size
+    return sorted(unread, key=lambda c: (c not in slow, -held[c in slow, c.network], c.paused_at))
 
 
 class RefusedNetworks:

@@ -79,7 +79,7 @@ def test_of_unread_answers_those_of_the_slow_address_go_first_not_the_newest_lar
     slow = [Client("slow", 10.0 + at) for at in range(3)]
     large, other = Client("fast", 99.9), Client("other", 0.0)
     unread = {large: 60_000, slow[1]: 2_000, slow[0]: 2_000, slow[2]: 2_000, other: 5_000}
-    assert to_cut_off(unread, 100.0) == [*slow, other]
+    assert to_cut_off(unread, 100.0) == [*slow, other, large], "it too, if theirs are not enough"
     assert to_cut_off({large: 60_000}, 100.0) == [large], "there is nobody else"
 
 
