@@ -10,8 +10,8 @@ from contracts.errors import QueueFull
 class FairBudget:
     """Bytes that all clients may hold together.
 
-    No client may hold more than half while others hold anything; what is held by a request on its
-    own is always accepted.
+    No client may hold more than half, so that there is room for another one. A request on its own is
+    always accepted.
 
     Args:
         budget: Bytes of all together.

@@ -7,12 +7,12 @@ connect, and neither the database nor a model can be opened.
 import resource
 from contextlib import suppress
 
-RESERVED = 256
+RESERVED = 288
 """Open files of a busy process besides its connections.
 
-40 when it is idle, 50 connections to Redis, 30 files of the database, one for each of 70 threads
-that read or write, 16 for decoders, 4 uploads to disk and `contracts.held_files.MAX_HELD`
-downloads. Whatever else is sent slowly is in memory.
+70 when it is idle, with sixteen listeners for each of two addresses, 50 connections to Redis, 30
+files of the database, one for each of 70 threads that read or write, 16 for decoders, 4 uploads to
+disk and `contracts.held_files.MAX_HELD` downloads. Whatever else is sent slowly is in memory.
 """
 LEAVING_SHARE = 4
 """One in so many connections may be leaving beside the rest: closed, but not read to the end."""

@@ -160,9 +160,9 @@ def test_connections_leave_open_files_for_the_rest(files: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "allowed", "raised"),
     [
-        ((1024, 4096), 1000, 1506),
-        ((1024, 1100), 675, 1100),
-        ((300, 300), 35, 300),
+        ((1024, 4096), 1000, 1538),
+        ((1024, 1100), 649, 1100),
+        ((300, 300), 9, 300),
         ((100, 100), 1, 100),
     ],
 )
