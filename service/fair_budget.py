@@ -10,7 +10,7 @@ from contracts.errors import QueueFull
 class FairBudget:
     """Bytes that all clients may hold together.
 
-    No client may hold more than half, so that there is room for another one. A request on its own is
+    No client may hold more than half, so that there is room for another. A request on its own is
     always accepted.
 
     Args:
