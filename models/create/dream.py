@@ -49,7 +49,7 @@ class DreamNetwork:
 
     Attributes:
         minimum_side: Pixels of the smallest image that it takes.
-        fixed_side: Pixels of the only image that it takes; None if it takes any size.
+        fixed_size: Height and width of the only image that it takes; None if it takes any size.
 
     Raises:
         LayerNotFound: It has no such layer.
@@ -84,13 +84,15 @@ class DreamNetwork:
         self._preprocessing = preprocessing
         self._channels = int(graph.image.shape[-1])
         part = with_precision(graph.model_to(*outputs), precision)
-        self.fixed_side: int | None = None
+        self.fixed_size: tuple[int, int] | None = None
         if any(isinstance(layer, keras.layers.Flatten) for layer in part.layers):
-            self.fixed_side = int(graph.image.shape[1])  # dense layers take maps of one size
+            # Dense layers take maps of one size.
+            self.fixed_size = int(graph.image.shape[1]), int(graph.image.shape[2])
         else:
             part = any_size(LayerGraph.of(part).model)
         self._part = part
-        self.minimum_side = self.fixed_side or smallest_side(part, LARGEST_PATTERN) or 1
+        smallest = smallest_side(part, LARGEST_PATTERN) or 1
+        self.minimum_side = max(self.fixed_size) if self.fixed_size else smallest
         self._gradient = tf.function(
             self._score_and_gradient,
             input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)],
@@ -144,7 +146,8 @@ class Dream:
         self._original = original
         height, width = original.shape[:2]
         self._sizes = octave_sizes((width, height), request, network.minimum_side)
-        self._tile = network.fixed_side or max(request.tile_size, network.minimum_side)
+        side = max(request.tile_size, network.minimum_side)
+        self._tile = network.fixed_size or (side, side)
         self._cost = sum(size[0] * size[1] for size in self._sizes) * request.iterations
 
     def run(self, run: ImageRun) -> Pixels:
@@ -189,8 +192,9 @@ class Dream:
         random = np.random.default_rng((self._request.seed, number))
         # With several tiles, a shift of up to a whole one: no pixel always lies at an edge.
         largest = self._request.jitter
-        if max(state.image.shape) > self._tile:
-            largest = max(largest, self._tile // 2)
+        sides = zip(state.image.shape[:2], self._tile, strict=True)
+        if any(length > tile for length, tile in sides):
+            largest = max(largest, max(self._tile) // 2)
         down, across = (int(shift) for shift in random.integers(-largest, largest + 1, 2))
         image = np.roll(state.image, (down, across), (0, 1))
         score, gradient = self._whole_gradient(image, check)
@@ -204,10 +208,10 @@ class Dream:
     def _whole_gradient(self, image: Array, check: Callable[[], None]) -> tuple[float, Array]:
         """The mean score of all tiles and the gradient; a small image is repeated to fill one."""
         height, width = image.shape[:2]
-        fixed = self._network.fixed_side or 0
-        padding = ((0, max(0, fixed - height)), (0, max(0, fixed - width)), (0, 0))
+        rows, columns = self._network.fixed_size or (0, 0)
+        padding = ((0, max(0, rows - height)), (0, max(0, columns - width)), (0, 0))
         image = np.pad(image, padding, "wrap")
-        high, wide = (min(self._tile, length) for length in image.shape[:2])
+        high, wide = map(min, self._tile, image.shape)
         gradient, scores = np.zeros_like(image), []
         for row, column in product(_starts(image.shape[0], high), _starts(image.shape[1], wide)):
             check()

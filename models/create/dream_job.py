@@ -12,7 +12,7 @@ from contracts.jobs import Progress
 from contracts.settings import Settings
 from models.catalog import Preprocessing, network_of
 from models.create.dream import Dream, DreamNetwork, octave_sizes
-from models.create.dream_source import DreamSource, check_class, resolve_source
+from models.create.dream_source import DreamSource, check_class, input_pixels, resolve_source
 from models.create.images import enlarged, read_image, required, resized, scaled_size
 from models.create.memory import check_tiled_memory
 from models.create.run import ImageRun, ImageWork
@@ -59,11 +59,12 @@ def run(work: ImageWork, settings: Settings) -> dict[str, Any]:
         raise InvalidImage("The image of this job was lost. Send the request again.") from None
     image = read_image(data, request.size or DREAM_SIDE, settings.max_image_pixels)
     size = image.size if request.size is None else scaled_size(image.size, request.size)
-    check_tiled_memory(size, memory_limit(settings.training_memory_mb), request.tile_size)
+    limit, least = memory_limit(settings.training_memory_mb), input_pixels(request, settings)
+    check_tiled_memory(size, limit, request.tile_size, least)
     work.progress(Progress(fraction=0, phase="model"))
     network, used = _network(request, settings)
     request = request.model_copy(update={"smoothing": used["smoothing"]})
-    if network.fixed_side is None:
+    if network.fixed_size is None:
         if request.size is None:
             size = enlarged(size, network.minimum_side)
         required(size, network.minimum_side)

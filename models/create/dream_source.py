@@ -6,7 +6,9 @@ A dream needs no classifier, so a network of the catalog whose base alone is her
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from contracts.create.requests import DreamRequest
 from contracts.errors import ModelNotFound, ValidationFailed, VersionNotFound
+from contracts.settings import Settings
 from models.catalog import CATALOG
 from models.store.store import Store
 from models.weights.catalog import Weights, WeightsMissing
@@ -78,6 +80,24 @@ def check_class(source: DreamSource, class_index: int | None, classes: int) -> N
         raise ValidationFailed(
             f"class_index: {source.model} has {classes} classes, numbered from 0."
         )
+
+
+def input_pixels(request: DreamRequest, settings: Settings) -> int:
+    """Pixels of the network's own input if a class is dreamt of, otherwise 0.
+
+    The dense layers of a class may take maps of one size only, and then every tile is that large.
+
+    Args:
+        request: Its model and version are resolved.
+
+    Raises:
+        VersionNotFound: There is no such version.
+    """
+    if request.class_index is None or request.model is None or request.version is None:
+        return 0
+    manifest = Store(settings.store_home).manifest(request.model, int(request.version))
+    height, width = manifest.input_size
+    return height * width
 
 
 def _resolved(model: str, version: str | None, store: Store, weights: Weights) -> DreamSource:

@@ -63,14 +63,15 @@ def style_bytes(
     return _FIXED + weights + work
 
 
-def tiled_bytes(size: Size, tile: int = 0) -> int:
+def tiled_bytes(size: Size, tile: int = 0, least: int = 0) -> int:
     """Peak bytes of a dream or of `method=fast`.
 
     Args:
         size: Width and height of the image.
         tile: Longest side of a dream's tiles; 0 for the fast method.
+        least: Pixels that every tile has, as the network takes no smaller ones.
     """
-    pixels = min(size[0], tile) * min(size[1], tile)
+    pixels = max(min(size[0], tile) * min(size[1], tile), least)
     work = max(_TILE_BYTES, pixels * _DREAM_BYTES_PER_TILE_PIXEL) if tile else 0
     return _FIXED + work + size[0] * size[1] * _TILED_BYTES_PER_PIXEL
 
@@ -113,28 +114,31 @@ def check_style_memory(
     )
 
 
-def check_tiled_memory(size: Size, limit: int, tile: int = 0) -> int:
+def check_tiled_memory(size: Size, limit: int, tile: int = 0, least: int = 0) -> int:
     """Check that a dream or a fast style transfer could fit; return the bytes that it needs.
 
     Args:
         tile: As for `tiled_bytes`.
+        least: As for `tiled_bytes`.
 
     Raises:
         ValidationFailed: It could not; says which size does.
     """
-    needed = tiled_bytes(size, tile)
+    needed = tiled_bytes(size, tile, least)
     if needed <= limit:
         return needed
-    if tile and tiled_bytes(size, SMALLEST_TILE) <= limit:
+    if tile and tiled_bytes(size, SMALLEST_TILE, least) <= limit:
         smaller = range(tile, SMALLEST_TILE - 1, -64)
-        side = next((side for side in smaller if tiled_bytes(size, side) <= limit), SMALLEST_TILE)
+        side = next(
+            (side for side in smaller if tiled_bytes(size, side, least) <= limit), SMALLEST_TILE
+        )
         raise ValidationFailed(
             f"Tiles of {tile} x {tile} would need about {needed / 1e9:.1f} GB of memory; the limit "
             f"is {limit / 1e9:.1f} GB. Send tile_size={side} or less."
         )
     sides = range(min(max(size), LARGEST_SIDE), SMALLEST_SIDE, -16)
-    least = min(tile, SMALLEST_TILE)
-    fitting = (side for side in sides if tiled_bytes(scaled_size(size, side), least) <= limit)
+    tile = min(tile, SMALLEST_TILE)
+    fitting = (side for side in sides if tiled_bytes(scaled_size(size, side), tile, least) <= limit)
     fits = next(fitting, None)
     advice = f"Send size={fits} or less." if fits else "Run the worker with more memory."
     raise ValidationFailed(

@@ -1,6 +1,7 @@
 """Submits style transfers and dreams; a request that cannot succeed is refused before it waits."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -102,12 +103,15 @@ async def submit_dream(
             raise ValidationFailed("layer_weights: send one for each of `layers`.")
         source = await run_in_threadpool(_dream_source, body, services)
         classes: int | None = None
+        least = 0
         if source.version is not None:
             manifest = await run_in_threadpool(
                 services.store.manifest, source.model, source.version
             )
             await require_usable(services, principal_of(request), manifest)
             classes = manifest.classes
+            if body.class_index is not None:
+                least = math.prod(manifest.input_size)  # as `input_pixels`
         check_class(source, body.class_index, classes or 0)
         for layer in body.layers or ():
             if source.version is None:
@@ -118,7 +122,7 @@ async def submit_dream(
         size = await while_connected(request, image_size(image, services, deadline))
         full = within(size, DREAM_SIDE) if body.size is None else scaled_size(size, body.size)
         limit = memory_limit(services.settings.training_memory_mb)
-        check_tiled_memory(full, limit, body.tile_size)
+        check_tiled_memory(full, limit, body.tile_size, least)
         sent = body.model_dump(mode="json", exclude_none=True)
         version = {} if source.version is None else {"version": str(source.version)}
         resolved = sent | {"model": source.model} | version | ending(body, services.settings)

@@ -18,6 +18,7 @@ from contracts.training.trainings import TrainingRequest
 from contracts.work import Work
 from database.datasets import DatasetRows
 from database.engine import open_engine
+from models.create.dream_source import input_pixels
 from models.create.images import scaled_size
 from models.create.memory import check_style_memory, check_tiled_memory
 from models.create.style.size import result_size
@@ -81,7 +82,7 @@ def dream_bytes(work: Work, settings: Settings) -> int:
     image = _image_size(work, IMAGE_FILE, settings)
     size = scaled_size(image, request.size) if request.size else within(image, DREAM_SIDE)
     limit = memory_limit(settings.training_memory_mb)
-    return check_tiled_memory(size, limit, request.tile_size)
+    return check_tiled_memory(size, limit, request.tile_size, input_pixels(request, settings))
 
 
 def _image_size(work: Work, name: str, settings: Settings) -> Size:

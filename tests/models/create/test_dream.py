@@ -106,6 +106,22 @@ def test_trained_version_dreams(tmp_path: Path, options: dict[str, Any]) -> None
     assert (result["step_levels"], result["warnings"]) == (2.0, [])
 
 
+@pytest.mark.parametrize("size", [(24, 16), (16, 24)])
+def test_a_class_is_dreamt_of_in_tiles_of_the_input_that_a_flattened_head_takes(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    image = keras.Input((*size, 3))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu")(image)
+    x = layers.Dense(3, "softmax", name="predictions")(layers.Flatten()(x))
+    dreaming = DreamNetwork(keras.Model(image, x), "unit", {}, class_index=0)
+    assert dreaming.fixed_size == size
+    for shape in ((70, 90, 3), (20, 20, 3)):
+        original = np.ascontiguousarray(IMAGE[: shape[0], : shape[1]])
+        dream = Dream(dreaming, DreamRequest(class_index=0, tile_size=64), original)
+        assert dream._whole_gradient(original, lambda: None)[1].shape == shape
+    assert dreamt(ImageJobWork({}, tmp_path), dreaming, class_index=0).image().shape == IMAGE.shape
+
+
 def test_smoothing_takes_dots_and_leaves_shapes() -> None:
     rows, columns = np.mgrid[:64, :64]
     dots = ((rows + columns) % 2 * 2 - 1).astype(np.float32)[..., np.newaxis].repeat(3, -1)

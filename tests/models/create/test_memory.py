@@ -88,6 +88,13 @@ def test_the_fast_method_counts_without_a_network_of_tensorflow() -> None:
     assert 0.83e9 < tiled_bytes((3000, 2000)) < 1.8e9
 
 
+def test_tiles_of_a_network_that_takes_one_size_count_at_that_size() -> None:
+    assert tiled_bytes((640, 480), 64, 1024**2) > 4.15e9
+    with pytest.raises(ValidationFailed, match="more memory"):
+        check_tiled_memory((640, 480), 4 * 1024**3, 64, 1024**2)
+    assert tiled_bytes((1024, 1024), 512, 64**2) == tiled_bytes((1024, 1024), 512)
+
+
 def test_large_tiles_count_at_their_size() -> None:
     """VGG16 took 4.15 GB in tiles of 1024 pixels, and the estimate was 2.6."""
     assert tiled_bytes((1024, 1024), 1024) > 4.15e9

@@ -4,6 +4,7 @@ import io
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from database.datasets import DatasetRows
 from database.engine import open_engine
 from models.create.memory import style_bytes, tiled_bytes
 from models.memory.ledger import SMALL_BYTES
+from models.store.store import Store
 from models.training.memory import estimate, images_of
 from models.training.presets import training_request
 from tests.tables import make_tables
@@ -71,6 +73,18 @@ def test_a_dream_counts_at_the_size_that_it_is_made_in(settings: Settings) -> No
     small = settings.model_copy(update={"training_memory_mb": 3000})
     with pytest.raises(ValidationFailed, match="Send size="):
         needed("dream", request | {"size": 8192}, small)
+
+
+def test_a_dream_of_a_class_counts_with_the_input_of_its_version(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(settings.home, IMAGE_FILE, 640, 480)
+    manifest = SimpleNamespace(input_size=(1024, 512))
+    monkeypatch.setattr(Store, "manifest", lambda *_: manifest)
+    request = {"model": "shapes", "version": "2", "tile_size": 64}
+    assert needed("dream", request, settings) == tiled_bytes((640, 480), 64)
+    of_class = needed("dream", request | {"class_index": 1}, settings)
+    assert of_class == tiled_bytes((640, 480), 64, 1024 * 512) > tiled_bytes((640, 480), 64)
 
 
 @pytest.mark.parametrize("size", [None, 640])
