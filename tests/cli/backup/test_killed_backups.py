@@ -18,12 +18,13 @@ from tests.cli.conftest import Starter
 from tests.cli.running import Run, until
 from tests.ports import free_port
 
-# SIGHUP may be ignored where the tests run. Each file takes an hour to read.
+# Both may be ignored where the tests run. Each file takes an hour to read.
 OPSIN = """
 import signal, sys, time
 import cli.backup.packing
 from cli.main import run
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 cli.backup.packing._HashedFile.read = lambda *_: time.sleep(3600)
 sys.argv[0] = "opsin"
 run()

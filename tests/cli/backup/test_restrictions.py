@@ -1,7 +1,8 @@
 """What was revoked since a backup stays so, or the restore says that it cannot know."""
 
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -110,7 +111,16 @@ def test_columns_of_a_later_release_that_are_not_known_are_reported(
     assert "opsin keys list" in said
 
 
-@pytest.mark.parametrize("damage", ["header", "middle"])
+def page_of(file: Path, table: str) -> tuple[int, int]:
+    """Where the root page of a table begins and ends."""
+    with closing(sqlite3.connect(file)) as connection:
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        root = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        (page,) = connection.execute(root, [table]).fetchone()
+    return (page - 1) * size, page * size
+
+
+@pytest.mark.parametrize("damage", ["header", "table"])
 def test_a_damaged_database_is_replaced_and_the_restore_says_what_it_cannot_know(
     sqlite: Settings, out: Path, damage: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,7 +129,7 @@ def test_a_damaged_database_is_replaced_and_the_restore_says_what_it_cannot_know
     revoke(sqlite, leaked)
     file = sqlite.home / "opsin.db"
     content = bytearray(file.read_bytes())
-    start, end = (0, 100) if damage == "header" else (len(content) // 3, 2 * len(content) // 3)
+    start, end = (0, 100) if damage == "header" else page_of(file, "api_keys")
     content[start:end] = b"\xff" * (end - start)
     file.write_bytes(content)
     restore_backup(sqlite, out, force=True)
