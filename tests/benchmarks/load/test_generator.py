@@ -62,7 +62,8 @@ def test_closed_loop_counts_responses_and_its_own_cost() -> None:
     result = run(respond_immediately, clients=2, seconds=0.3)
     assert result.errors == {}
     assert result.answered > 20
-    assert result.throughput == pytest.approx(result.answered / result.seconds, rel=0.05)
+    # Both are of a third of a second on a machine that does other things too.
+    assert result.throughput == pytest.approx(result.answered / result.seconds, rel=0.3)
     assert result.served >= result.answered
     assert result.own_cpu_ms > 0
 
