@@ -106,7 +106,7 @@ def use_wal(engine: Engine) -> None:
     """Switch SQLite to write-ahead logging, so that readers never wait for a writer.
 
     A new file is also made so that it can shrink, see `database.space`; one that has tables would
-    have to be written anew for that. The settings are stored in the file.
+    have to be rewritten first. The settings are stored in the file.
 
     The switch needs exclusive access for a moment and ignores the busy timeout, hence the loop:
     processes that start together do this at the same time.

@@ -1,8 +1,8 @@
 """The tables of `VectorSearch` in PostgreSQL, and how they forget whom an erasure has deleted.
 
-A deleted row stays in the table's file until the table is written anew, when nobody can read it.
-With the index of nearest neighbors that would take minutes, so the index is dropped before, and
-built again while others read and write. A search without it compares with everybody.
+A deleted row stays in the table's file until the table is rewritten, which locks it. With the index
+of nearest neighbors that would take minutes, so the index is dropped before, and built again while
+others read and write. A search without it compares with everybody.
 """
 
 from threading import Thread
@@ -17,7 +17,7 @@ from database.engine import allow_statements
 
 log = structlog.get_logger()
 
-_LOCK = 0x0951_0011  # see `database.engine.advisory_lock`; of whoever builds or drops the index
+_LOCK = 0x0951_0011  # see `database.engine.advisory_lock`; held to build or drop the index
 _BUILD_SECONDS = 4 * 3600
 _TYPE = f"vector({EMBEDDING_SIZE})"
 _DROP_INDEX = text("DROP INDEX IF EXISTS face_vectors_nearest")
@@ -65,7 +65,7 @@ def make_tables(session: Session) -> None:
 
 
 def rewrite_vectors(connection: Connection) -> bool:
-    """Write the table anew, if it exists, without its index; `restore_index` builds that again.
+    """Rewrite the table, if it exists, without its index; `restore_index` builds that again.
 
     Args:
         connection: Without a transaction, and with time for a vacuum.
@@ -87,7 +87,7 @@ def rewrite_vectors(connection: Connection) -> bool:
 
 
 def restore_index(connection: Connection, engine: Engine) -> None:
-    """Begin to build the index, if there is none, in a thread that nobody has to wait for."""
+    """Start building the index in a background thread, if there is none."""
     if connection.scalar(_LACKS_INDEX):
         Thread(target=build_index, args=(engine,), name="vector index", daemon=True).start()
 
