@@ -46,6 +46,7 @@ from service.queue.workers import WorkerRegistry
 
 log = structlog.get_logger()
 T = TypeVar("T")
+_Answers = dict[QueueName, list[Reply | OpsinError] | OpsinError]
 
 _WAITING_BYTES = 512 * MIB  # in this process; 3,500 images of 224 x 224 pixels
 _MAX_PUSHING = 128  # that go on although their requests have ended
@@ -215,10 +216,11 @@ class Dispatcher:
             For each queue, what `run` would have returned or raised.
 
         Raises:
-            OpsinError: As `run`, if that concerns all queues.
+            QueueFull: Too many images wait in this process.
         """
-        answers: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
+        answers: _Answers = {}
         pushes: list[Push] = []
+        slow: list[Push] = []
         with span("infer", opsin__models=len(images)), ExitStack() as permits:
             size = _bytes_of([image for _, own in images for image in own])
             permits.enter_context(self.waiting.held(_client(), size))
@@ -241,17 +243,33 @@ class Dispatcher:
                     for image in own
                 ]
                 group, shared = self._workers.group(queue), self._workers.read_shared_pixels
-                pushes.append(Push(queue, items, may_exceed, group, shared))
+                push = Push(queue, items, may_exceed, group, shared)
+                (slow if self._admission.alternates(queue, rate) else pushes).append(push)
             try:
-                answers |= await self._answers_to(pushes, deadline)
+                parts = [self._answers_to(pushes, deadline)]
+                parts += [self._answers_in_turns(push, deadline) for push in slow]
+                for part in await asyncio.gather(*parts):
+                    answers |= part
             finally:
-                self._abandoned.leave([item for push in pushes for item in push.items], seconds)
+                self._abandoned.leave(
+                    [item for push in pushes + slow for item in push.items], seconds
+                )
         return [answers[queue] for queue, _ in images]
 
-    async def _answers_to(
-        self, pushes: Sequence[Push], deadline: float
-    ) -> dict[QueueName, list[Reply | OpsinError] | OpsinError]:
-        """Push items to several queues and await their replies."""
+    async def _answers_in_turns(self, push: Push, deadline: float) -> _Answers:
+        """The answers of one queue in which clients take turns, or why there are none."""
+        try:
+            replies = await self._run_in_turns(
+                push.queue, push.items, deadline, admitted=push.admitted
+            )
+        except TimeoutError:
+            return {push.queue: self._too_late(push.queue)}
+        except OpsinError as error:
+            return {push.queue: error}
+        return {push.queue: [_checked(reply, push.queue.version) for reply in replies]}
+
+    async def _answers_to(self, pushes: Sequence[Push], deadline: float) -> _Answers:
+        """Push items to several queues at once and await their replies, or why there are none."""
         if not pushes:
             return {}
         futures = {
@@ -263,7 +281,9 @@ class Dispatcher:
                 seconds = deadline - time.monotonic()
                 answers = await self._completed(self._push_together(pushes, seconds))
         except TimeoutError:
-            raise self._too_late(pushes[0].queue) from None
+            return {push.queue: self._too_late(push.queue) for push in pushes}
+        except OpsinError as error:
+            return {push.queue: error for push in pushes}
         waiting = [one for queue in futures.keys() - answers.keys() for one in futures[queue]]
         if waiting:
             await asyncio.wait(waiting, timeout=deadline - time.monotonic())
@@ -276,9 +296,7 @@ class Dispatcher:
             )
         return answers
 
-    async def _push_together(
-        self, pushes: Sequence[Push], seconds: float
-    ) -> dict[QueueName, list[Reply | OpsinError] | OpsinError]:
+    async def _push_together(self, pushes: Sequence[Push], seconds: float) -> _Answers:
         """Push to several queues; return the errors of those that had no room."""
         items = [item for push in pushes for item in push.items]
         with self._abandoned.pushing(items) as refused:
@@ -287,7 +305,7 @@ class Dispatcher:
             for push, result in zip(pushes, results, strict=True):
                 if not result.accepted:
                     refused |= {item.id for item in push.items}
-        errors: dict[QueueName, list[Reply | OpsinError] | OpsinError] = {}
+        errors: _Answers = {}
         for push, result in zip(pushes, results, strict=True):
             if result.must_schedule:
                 await self._tasks.send(push.queue, push.group)

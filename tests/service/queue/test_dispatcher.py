@@ -477,12 +477,19 @@ def test_a_deadline_is_by_the_clock_of_redis(
 
 
 @pytest.mark.parametrize(
-    ("operation", "rate"), [("explain", None), ("classify", 3.0)], ids=["operation", "network"]
+    ("operation", "rate", "models"),
+    [("explain", None, 1), ("classify", 3.0, 1), ("classify", 3.0, 2)],
+    ids=["operation", "network", "several models"],
 )
 def test_a_client_with_much_slow_work_keeps_no_other_waiting(
-    valkey: RealValkey, worker_client: redis.Redis, operation: Operation, rate: float | None
+    valkey: RealValkey,
+    worker_client: redis.Redis,
+    operation: Operation,
+    rate: float | None,
+    models: int,
 ) -> None:
     slow, order = QueueName("squeezenet", 1, operation), list[int]()
+    fast = QueueName("vgg16", 1, operation)
     worker = WorkerQueues(worker_client, "w1")
 
     async def use(api: Api) -> None:
@@ -492,8 +499,14 @@ def test_a_client_with_much_slow_work_keeps_no_other_waiting(
 
         async def request(client: str, count: int, marker: int) -> list[Any]:
             CALLER.set(Caller(client, marker))
-            images = [np.full((2, 2, 3), marker, np.uint8)] * count
-            return await api.dispatcher.run(slow, images, deadline=deadline)
+            images = [np.full((2, 2, 3), marker, np.uint8) for _ in range(count)]
+            if models == 1:
+                return await api.dispatcher.run(slow, images, deadline=deadline)
+            asked = [(slow, images), (fast, images)]
+            first, second = await api.dispatcher.run_together(asked, deadline=deadline)
+            assert isinstance(first, list)
+            assert isinstance(second, list)
+            return first
 
         many = asyncio.create_task(request("many", 64, 1))
         await until(lambda: api.depth(slow))
@@ -502,10 +515,15 @@ def test_a_client_with_much_slow_work_keeps_no_other_waiting(
         while not many.done() and time.monotonic() < deadline:
             for item in await asyncio.to_thread(worker.take, slow, 1):
                 order.append(int(item.pixels[0, 0, 0]))
-                reply = Reply(item.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))
-                await asyncio.to_thread(worker.send_replies, [(item, reply)], {slow: 1.0})
+                await asyncio.to_thread(worker.send_replies, [(item, _reply_to(item))], {slow: 1.0})
+            for item in await asyncio.to_thread(worker.take, fast, 64) if models > 1 else []:
+                await asyncio.to_thread(worker.send_replies, [(item, _reply_to(item))], {fast: 1.0})
         assert len(await many) == 64
         assert len(await other) == 1
 
     run(valkey, use)
     assert order.index(2) <= 8  # of 65
+
+
+def _reply_to(item: Item) -> Reply:
+    return Reply(item.id, 1, 1, 0, 0, vector=np.ones(3, np.float32))
