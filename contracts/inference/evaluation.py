@@ -122,7 +122,8 @@ class EvaluationResult(BaseModel):
     )
     seen_in_training: int | None = Field(
         None,
-        description="Measured images that the version was trained on; null if its dataset is gone.",
+        description="Measured images that the version, or one it goes on from, was trained on; "
+        "null if a dataset or version that would tell is gone or was changed.",
     )
     comparison: Comparison | None = None
     warnings: list[EvaluationWarning] = []

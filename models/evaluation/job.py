@@ -6,7 +6,6 @@ Everything is measured by the runtime that serves, on images decoded as those of
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from contracts.errors import NotTrainable, OpsinError
+from contracts.errors import NotTrainable
 from contracts.inference.evaluation import (
     ClassEvaluation,
     Comparison,
@@ -38,6 +37,7 @@ from models.serving.selection import choose_runtime
 from models.store.labels import ClassIndices, Label, read_labels
 from models.store.store import Store
 from models.training.exported import ExportedModel, decode_examples
+from models.training.lineage import count_learned
 from models.training.loop.phase import loss_and_correct
 from models.training.report.artifacts import CONFUSION_MATRIX, MISTAKES
 from models.training.report.confusion_chart import confusion_chart
@@ -97,7 +97,7 @@ def run(work: Work, settings: Settings) -> dict[str, Any]:
     labels = [label.text for label in measured.labels]
     table = predictions_table(evaluation, labels, names)
     work.artifact(PREDICTIONS, "text/csv", table)
-    seen = _seen_in_training(library, measured.manifest, selection.examples)
+    seen = count_learned(store, library, measured.manifest, selection.examples)
     return EvaluationResult(
         model=request.model,
         version=measured.manifest.version,
@@ -324,21 +324,6 @@ def _explained(
     predicted = evaluation.probabilities[list(wrong)].argmax(axis=1).astype(np.int32)
     grids = ExportedModel(version.folder).grids(pixels, predicted)
     return [ExplainedMistake(*parts) for parts in zip(mistakes, pixels, grids, strict=True)]
-
-
-def _seen_in_training(
-    library: DatasetStore, manifest: Manifest, examples: Sequence[Example]
-) -> int | None:
-    """How many images the version was trained on; None if that is not known any more."""
-    trained_on = (manifest.provenance.spec or {}).get("dataset_id")
-    if not isinstance(trained_on, str):
-        return None
-    with suppress(OpsinError):
-        dataset = library.load(trained_on)
-        if dataset.digest == manifest.provenance.dataset_digest:
-            learned = {example.sha256 for example in dataset.of("train")}
-            return sum(example.sha256 in learned for example in examples)
-    return None
 
 
 def _warnings(

@@ -72,7 +72,8 @@ class Estimate:
     Attributes:
         weights: All weights, and the copies of those that are trained.
         activations: The activations of one batch.
-        images: The decoded images, and their features if the base is frozen.
+        images: The decoded images, what is answered for them, and their features if the base is
+            frozen.
     """
 
     weights: int
@@ -119,9 +120,15 @@ def estimate(request: TrainingRequest, classes: int, images: Images | None = Non
     training = int(batch * pixels * _kept_share(request))
     count = sum((images or {}).values())
     stored = min(_DECODED_BYTES, count * height * width * 3)
+    stored += probability_bytes(count, classes)
     if not trains_base:
         stored += min(_FEATURE_BYTES, count * positions * shape.channels * _FLOAT_BYTES)
     return Estimate(weights, max(training, int(_FROZEN_BATCH * pixels * _FROZEN)), stored)
+
+
+def probability_bytes(images: int, classes: int) -> int:
+    """Of what a network answers for many images, while the report on it is made."""
+    return 2 * images * classes * _FLOAT_BYTES
 
 
 def _kept_share(request: TrainingRequest) -> float:

@@ -42,6 +42,10 @@ class Evaluator(Protocol):
         """The accuracy of a version whose classes have these names, 0 to 1."""
         ...
 
+    def learned(self, version: Manifest) -> int | None:
+        """How many of the held-out images a version has learned from; None if unknown."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class PromotionCandidate:
@@ -177,6 +181,13 @@ def _compare(candidate: PromotionCandidate, champion: Manifest, labels: Sequence
         f"{'' if better else 'not '}more than the {accuracy:.2%} of the champion, version "
         f"{champion.version}, on the same images."
     )
+    learned = [candidate.evaluator.learned(one) for one in (candidate.manifest, champion)]
+    if any(learned):
+        counts = ["an unknown number" if count is None else f"{count:,}" for count in learned]
+        reason += (
+            f" Not all of these are new to both: this version has learned from {counts[0]} of "
+            f"them, the champion from {counts[1]}."
+        )
     decision = candidate.decision(better, reason, champion.version)
     return decision.model_copy(update={"champion_accuracy": accuracy})
 

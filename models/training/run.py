@@ -24,7 +24,8 @@ from contracts.settings import MIB, Settings
 from contracts.training.training_result import TrainingReport, TrainingResult
 from contracts.training.trainings import TrainingRequest
 from contracts.work import HasScopes, Work, WorkStoppedError
-from models.datasets.dataset import SPLITS, Dataset
+from models.datasets.dataset import SPLITS, Dataset, Example
+from models.datasets.store import DatasetStore
 from models.export.check_images import check_images
 from models.export.parity import ParityError
 from models.export.saved_model import REFERENCE_IMAGES, export_version
@@ -38,6 +39,7 @@ from models.store.store import Store
 from models.training.data.data_source import DataSource, LibrarySource, TrainingData
 from models.training.data.feature_cache import FeatureCache
 from models.training.exported import ExportedModel, decode_examples
+from models.training.lineage import count_learned
 from models.training.loop.costs import (
     PLAN,
     CostFile,
@@ -195,8 +197,8 @@ class _Run:
     def promote(self, version: Manifest, report: TrainingReport) -> TrainingResult:
         """Apply the promotion rule and build the result.
 
-        The version is published by now, so a cancellation is ignored: it would only leave a version
-        that no finished job accounts for.
+        The version is published by now, so a cancellation ends no more than the comparison with
+        the champion: it would leave a version that no finished job accounts for.
         """
         with suppress(WorkStoppedError):
             self._enter("promote")
@@ -206,7 +208,13 @@ class _Run:
             candidate = PromotionCandidate(
                 version, report.classes, self.request.promote, self, may_replace_people
             )
-            promotion = promote_once(self.store, candidate, self.work.folder)
+            try:
+                promotion = promote_once(self.store, candidate, self.work.folder)
+            except WorkStoppedError as stopped:
+                if "cancelled" not in stopped.args:
+                    raise
+                reason = "The training was cancelled while it was compared with the champion."
+                promotion = candidate.decision(False, reason, None)
         return TrainingResult(
             **report.model_dump(exclude={"seconds"}),
             seconds=_rounded(report.seconds),
@@ -303,12 +311,12 @@ class _Run:
 
     def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
         """Implements `models.training.promotion.Evaluator`."""
-        dataset = self.source.load().dataset
-        examples = dataset.of("test") or dataset.of("validation") or dataset.of("train")
+        examples = self._held_out()
         folder = self.store.path(version.model, version.version)
         runtime = choose_runtime(folder, version, RuntimeOptions.of(self.settings)).runtime
         correct = 0
         for start in range(0, len(examples), BATCH):
+            self.work.check()
             batch = examples[start : start + BATCH]
             pixels = decode_examples(batch, version, max_pixels=self._max_pixels)
             predicted = runtime.run("serve", pixels).argmax(axis=1)
@@ -317,6 +325,15 @@ class _Run:
                 for index, example in zip(predicted, batch, strict=True)
             )
         return correct / len(examples)
+
+    def learned(self, version: Manifest) -> int | None:
+        """Implements `models.training.promotion.Evaluator`."""
+        library = DatasetStore.of(self.settings)
+        return count_learned(self.store, library, version, self._held_out())
+
+    def _held_out(self) -> Sequence[Example]:
+        dataset = self.source.load().dataset
+        return dataset.of("test") or dataset.of("validation") or dataset.of("train")
 
     def _check_still_publishable(self, version: Manifest) -> None:
         """Delete the version again if its images may not be used any more.

@@ -6,13 +6,17 @@ from functools import lru_cache
 
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052
+_SHARED = [ipaddress.IPv6Network(one) for one in ("fe80::/64", "2001::/32")]  # link-local, Teredo
+
 
 @lru_cache(4096)
 def network_of(host: str) -> str:
     """The address; for IPv6 the /64 network, which usually belongs to one customer.
 
-    An IPv4 client of a server that listens on IPv6 is `::ffff:192.0.2.1`; all of these share a /64
-    network, and nothing else.
+    An IPv4 client of a server that listens on IPv6 is `::ffff:192.0.2.1`, and one that comes
+    through NAT64 `64:ff9b::192.0.2.1`; all of these share a /64 network, and nothing else. So do
+    the hosts of one link, and those behind one Teredo relay.
     """
     try:
         address = ipaddress.ip_address(host)
@@ -22,6 +26,10 @@ def network_of(host: str) -> str:
         return host
     if address.ipv4_mapped is not None:
         return str(address.ipv4_mapped)
+    if address in _NAT64:
+        return str(ipaddress.IPv4Address(address.packed[-4:]))
+    if any(address in network for network in _SHARED):
+        return str(address)
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 

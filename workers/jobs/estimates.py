@@ -11,6 +11,7 @@ from contracts.create.requests import (
     style_file,
 )
 from contracts.errors import InvalidImage
+from contracts.inference.evaluation import EvaluationRequest
 from contracts.settings import MIB, Settings
 from contracts.training.datasets import DatasetInfo
 from contracts.training.sweeps import SweepRequest
@@ -26,7 +27,8 @@ from models.create.style.weights import available_network
 from models.images.decode import upright_size
 from models.images.resize import Size, within
 from models.memory.machine import memory_limit
-from models.training.memory import check_memory, estimate, images_of
+from models.store.store import Store
+from models.training.memory import check_memory, estimate, images_of, probability_bytes
 from models.weights.catalog import Weights
 
 
@@ -36,7 +38,7 @@ def training_bytes(work: Work, settings: Settings) -> int:
     limit = memory_limit(settings.training_memory_mb)
     if request.subjects is not None:
         return check_memory(request, len(request.subjects), limit)
-    info = _dataset(request, settings)
+    info = _dataset(request.dataset_id, settings)
     classes = len(request.classes or info.classes)
     return check_memory(request, classes, limit, images_of(request, info))
 
@@ -45,18 +47,18 @@ def sweep_bytes(work: Work, settings: Settings) -> int:
     """Of the largest training of a sweep; those that do not fit fail one by one."""
     trainings = SweepRequest.model_validate(work.request).trainings
     requests = [TrainingRequest.model_validate(planned.request) for planned in trainings]
-    info = _dataset(requests[0], settings)
+    info = _dataset(requests[0].dataset_id, settings)
     return max(
         estimate(request, len(request.classes or info.classes), images_of(request, info)).total
         for request in requests
     )
 
 
-def _dataset(request: TrainingRequest, settings: Settings) -> DatasetInfo:
+def _dataset(dataset_id: str | None, settings: Settings) -> DatasetInfo:
     engine = open_engine(settings.database)
     try:
         rows = DatasetRows(engine, lambda: datetime.now(UTC))
-        return rows.get(request.dataset_id or "")
+        return rows.get(dataset_id or "")
     finally:
         engine.dispose()
 
@@ -91,6 +93,17 @@ def _image_size(work: Work, name: str, settings: Settings) -> Size:
     except FileNotFoundError:
         raise InvalidImage("An image of this job was lost. Send the request again.") from None
     return upright_size(data, max_pixels=settings.max_image_pixels)
+
+
+def evaluation_bytes(work: Work, settings: Settings) -> int:
+    """Of an evaluation of one version or two."""
+    request = EvaluationRequest.model_validate(work.request)
+    store, model = Store(settings.store_home), request.model
+    asked = [one for one in (request.version, request.against) if one is not None]
+    manifests = [store.manifest(model, store.resolve(model, one)) for one in asked]
+    images = sum(_dataset(request.dataset_id, settings).splits.values())
+    answers = sum(probability_bytes(images, one.classes or 0) for one in manifests)
+    return network_bytes(work, settings) + answers
 
 
 def network_bytes(_work: Work, settings: Settings) -> int:

@@ -40,7 +40,7 @@ MEMORY: Mapping[str, str] = {
     "filters": "workers.jobs.estimates:network_bytes",
     "heatmap": "workers.jobs.estimates:network_bytes",
     "activations": "workers.jobs.estimates:network_bytes",
-    "evaluation": "workers.jobs.estimates:network_bytes",
+    "evaluation": "workers.jobs.estimates:evaluation_bytes",
     "quantize": "workers.jobs.estimates:network_bytes",
     "calibration": "workers.jobs.estimates:image_bytes",
     "face_detection": "workers.jobs.estimates:image_bytes",

@@ -32,6 +32,7 @@ from models.training.report.filter_recorder import FilterRecorder
 _CHECKPOINT_SHARE = 0.1  # the largest share of the time that is spent writing checkpoints
 _TINY = np.finfo(np.float32).tiny
 _EPSILON = 1e-7  # of Keras's binary cross-entropy
+_BLOCK = 1024  # images
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,14 +296,20 @@ def loss_and_correct(
         independent: Whether each class has a sigmoid of its own; the loss is then the mean of the
             binary cross-entropies of all classes.
     """
-    exact = probabilities.astype(np.float64)
-    of_truth = exact[np.arange(len(truth)), truth]
     correct = float((probabilities.argmax(axis=1) == truth).sum())
     if not independent:
+        of_truth = probabilities[np.arange(len(truth)), truth].astype(np.float64)
         return float(-np.log(np.maximum(of_truth, _TINY)).sum()), correct
-    right = 1 - exact
-    right[np.arange(len(truth)), truth] = of_truth
-    return float(-np.log(np.maximum(right, _EPSILON)).mean(axis=1).sum()), correct
+    loss = 0.0
+    for start in range(0, len(truth), _BLOCK):  # as float64, all of them would take much memory
+        exact, own = (
+            probabilities[start : start + _BLOCK].astype(np.float64),
+            truth[start:][:_BLOCK],
+        )
+        right, rows = 1 - exact, np.arange(len(own))
+        right[rows, own] = exact[rows, own]
+        loss += float(-np.log(np.maximum(right, _EPSILON)).mean(axis=1).sum())
+    return loss, correct
 
 
 def class_weights(request: TrainingRequest, dataset: Dataset) -> npt.NDArray[np.float32]:

@@ -31,16 +31,20 @@ def publish(store: Store, draft: Draft, labels: Sequence[str] = ("cat", "dog")) 
 
 
 class FakeEvaluator:
-    """Returns a fixed accuracy and records the calls; without one, it must not be called."""
+    """Returns fixed figures and records the calls; without an accuracy, it is not asked for it."""
 
-    def __init__(self, accuracy: float | None = None) -> None:
+    def __init__(self, accuracy: float | None = None, learned: Sequence[int | None] = ()) -> None:
         self.calls: list[tuple[int, list[str]]] = []
         self._accuracy = accuracy
+        self._learned = learned
 
     def accuracy(self, version: Manifest, labels: Sequence[str]) -> float:
         assert self._accuracy is not None, "it was evaluated on the same dataset before"
         self.calls.append((version.version, list(labels)))
         return self._accuracy
+
+    def learned(self, version: Manifest) -> int | None:
+        return self._learned[version.version - 1] if self._learned else 0
 
 
 def promote_if(
@@ -231,3 +235,16 @@ def test_a_champion_that_moves_while_it_is_compared_is_judged_anew(store: Store)
     assert (promotion.promoted, promotion.champion) == (False, people.version)
     assert promotion.champion_accuracy is None
     assert store.aliases("pets") == {CHAMPION: people.version}
+
+
+@pytest.mark.parametrize(
+    ("learned", "told"), [([3, 0], "from 0 of them, the champion from 3."), ([None, 0], "")]
+)
+def test_images_that_one_of_the_compared_has_learned_are_told(
+    store: Store, learned: Sequence[int | None], told: str
+) -> None:
+    promote_if(store, publish(store, draft_of("job_1", 0.1)))
+    new = publish(store, draft_of("job_2", 0.9, "sha256:b"))
+    promotion = promote_if(store, new, evaluator=FakeEvaluator(0.8, learned))
+    assert promotion.promoted
+    assert promotion.reason.endswith(told or "on the same images.")

@@ -167,6 +167,27 @@ def test_cancellation_after_publishing_is_ignored(settings: Settings) -> None:
     assert Store(settings.store_home).aliases("late") == {"champion": 1}
 
 
+def test_a_cancellation_ends_the_comparison_with_the_champion(settings: Settings) -> None:
+    class Cancelled(InMemoryWork):
+        def check(self) -> None:
+            if self.phases[-1] == "promote":
+                raise WorkStoppedError("cancelled")
+
+    fewer = settings.home / "fewer"
+    for name in COLORS:
+        shutil.copytree(settings.home / "pictures" / name, fewer / name)
+        (fewer / name / "0.png").unlink()
+    DatasetStore.of(settings).create("fewer", fewer, dataset_id="ds_fewer")
+    few = {"epochs": {"scratch": 1}, "filters_every": 0, "model": "compared"}
+    run(work_of(settings, "job_champ", **few, learning_rate={"scratch": 1e-9}), settings)
+    work = work_of(settings, "job_challenger", **few, dataset_id="ds_fewer")
+    work = Cancelled(work.job_id, work.request, work.folder)
+    result = TrainingResult.model_validate(run(work, settings))
+    assert (result.version, result.promoted) == (2, False)
+    assert "cancelled" in result.promotion.reason
+    assert Store(settings.store_home).aliases("compared") == {"champion": 1}
+
+
 def test_promoted_version_is_waited_for(settings: Settings) -> None:
     waited: list[tuple[str, int]] = []
 

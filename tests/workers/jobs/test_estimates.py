@@ -169,8 +169,21 @@ def test_a_sweep_counts_as_its_largest_training(settings: Settings) -> None:
     assert needed("sweep", sweep, settings) == expected < 2e9
 
 
+@pytest.mark.usefixtures("dataset")
+def test_an_evaluation_counts_with_what_the_versions_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "resolve", lambda _self, _model, version: version)
+    monkeypatch.setattr(Store, "manifest", lambda *_: SimpleNamespace(classes=1_000_000))
+    request = {"dataset_id": "ds_1", "model": "m", "version": 2}
+    rest = needed("heatmap", {}, settings)
+    one = needed("evaluation", request, settings) - rest
+    assert one >= 15 * 1_000_000 * 4
+    assert needed("evaluation", request | {"against": 1}, settings) == rest + 2 * one
+
+
 def test_what_loads_a_network_counts_and_an_enrollment_does_not_wait(settings: Settings) -> None:
-    for kind in ("heatmap", "activations", "filters", "evaluation", "quantize"):
+    for kind in ("heatmap", "activations", "filters", "quantize"):
         assert needed(kind, {}, settings) > 1024 * MIB
     for kind in ("dataset_import", "dataset_video", "calibration", "face_detection"):
         assert 0.42e9 < needed(kind, {}, settings) < 1.1e9
