@@ -167,9 +167,11 @@ def _run(engine: Engine, script: str, *, is_last: bool = False) -> bool:
     try:
         with closing(engine.raw_connection()) as connection:
             driver: Any = connection.driver_connection
-            driver.executescript(script)
-            if is_last:
-                connection.invalidate()
+            try:
+                driver.executescript(script)
+            finally:
+                if is_last:
+                    connection.invalidate()
     except (sqlite3.Error, SQLAlchemyError) as error:
         log.warning("database_not_shrunk", error=type(error).__name__)
         return False

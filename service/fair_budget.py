@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from contracts.errors import QueueFull
+from service.inference.fair_pool import whole_of
 
 
 class FairBudget:
     """Bytes that all clients may hold together.
 
-    No client may hold more than half, so that there is room for another. A request on its own is
-    always accepted.
+    No client, with all its parts, may hold more than half, so that there is room for another. A
+    request on its own is always accepted.
 
     Args:
         budget: Bytes of all together.
@@ -29,7 +30,7 @@ class FairBudget:
         Raises:
             QueueFull: They do not.
         """
-        taken, theirs = self._taken.total(), self._taken[client]
+        taken, theirs = self._taken.total(), self._taken[whole_of(client)]
         is_only = taken == mine
         if not (is_only or (taken + more <= self._budget and theirs + more <= self._budget // 2)):
             raise QueueFull(self._full, retry_after=1)
@@ -41,10 +42,11 @@ class FairBudget:
             QueueFull: They do not fit.
         """
         self.require(client, more, mine)
-        self._taken[client] += more
+        self._taken[whole_of(client)] += more
 
     def give_back(self, client: str, size: int) -> None:
         """Hold so many bytes less."""
+        client = whole_of(client)
         self._taken[client] -= size
         if not self._taken[client]:
             del self._taken[client]

@@ -80,7 +80,7 @@ _READING = _FairThreads("reading", threads=32, share=8)
 async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that blocks in a thread, and return its result."""
     call = partial(function, *args, **kwargs)
-    client = CALLER.get(NOBODY).client
+    client = CALLER.get(NOBODY).whole
     if CHANGES.get():
         return await _CHANGING.run(call, client)
     return await (_READING.run(call, client) if client else to_thread.run_sync(call))

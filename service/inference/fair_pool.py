@@ -23,17 +23,7 @@ from service.inference.pixel_budget import PixelBudget
 T = TypeVar("T")
 
 
-class Caller(NamedTuple):
-    """For whom a request is: its quota key, and a number that tells its requests apart."""
-
-    client: str
-    request: int
-
-
 _PART = "\n"  # in no client's name
-NOBODY = Caller("", 0)
-CALLER: ContextVar[Caller] = ContextVar("caller")
-"""Set for each request by `service.middleware.authentication`."""
 
 
 def part_of(client: str, name: str) -> str:
@@ -44,6 +34,23 @@ def part_of(client: str, name: str) -> str:
 def whole_of(client: str) -> str:
     """The client that a part belongs to."""
     return client.partition(_PART)[0]
+
+
+class Caller(NamedTuple):
+    """For whom a request is: its quota key, and a number that tells its requests apart."""
+
+    client: str
+    request: int
+
+    @property
+    def whole(self) -> str:
+        """The client; where those who use one key have turns of their own, all of them."""
+        return whole_of(self.client)
+
+
+NOBODY = Caller("", 0)
+CALLER: ContextVar[Caller] = ContextVar("caller")
+"""Set for each request by `service.middleware.authentication`."""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,10 +88,10 @@ class _FairQueue:
         return 0 if known is None else known.count
 
     def put(self, task: _Task) -> None:
-        client = self.clients.get(task.caller.client)
+        client = self.clients.get(task.caller.whole)
         if client is None:
             used = min((other.used for other in self.clients.values()), default=0.0)
-            client = self.clients[task.caller.client] = _Client(used)
+            client = self.clients[task.caller.whole] = _Client(used)
         client.count += 1
         client.requests.setdefault(task.caller.request, deque()).append(task)
 
@@ -103,7 +110,7 @@ class _FairQueue:
 
     def take(self, task: _Task) -> None:
         """Remove waiting work; the client's other requests come before this one's next."""
-        client = self.clients[task.caller.client]
+        client = self.clients[task.caller.whole]
         tasks = client.requests.pop(task.caller.request)
         tasks.remove(task)
         task.is_waiting = False
@@ -112,11 +119,11 @@ class _FairQueue:
 
     def end(self, task: _Task, seconds: float) -> None:
         """Charge a client for work that has ended, or was given up."""
-        client = self.clients[task.caller.client]
+        client = self.clients[task.caller.whole]
         client.used += seconds
         client.count -= 1
         if not client.count:
-            del self.clients[task.caller.client]
+            del self.clients[task.caller.whole]
 
 
 class FairPool:
@@ -211,7 +218,7 @@ class FairPool:
         if self._closed:
             raise Draining("The service is shutting down. Send it again.", retry_after=1)
         with self._lock:
-            mine = self._queue.count(CALLER.get(NOBODY).client)
+            mine = self._queue.count(CALLER.get(NOBODY).whole)
             total = sum(one.count for one in self._queue.clients.values())
         if mine >= self._share or total >= self._places:
             raise QueueFull(self._full, retry_after=1)

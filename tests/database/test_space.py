@@ -181,3 +181,22 @@ def test_steps_hold_at_least_one_row() -> None:
     assert list(space.steps(sizes, 100)) == [["a"], ["b"], ["c"], ["d"]]
     assert list(space.steps(sizes, 110)) == [["a", "b"], ["c"], ["d"]]
     assert list(space.steps([], 110)) == []
+
+
+def test_a_step_that_fails_leaves_no_connection_with_its_settings(sqlite: Engine) -> None:
+    before = patience_of(sqlite)
+    assert not space._run(sqlite, "PRAGMA busy_timeout = 100; VACUUM INTO '/'", is_last=True)
+    assert patience_of(sqlite) == before
+
+
+def patience_of(engine: Engine) -> set[int]:
+    """The timeouts of the connections of the pool."""
+    connections = [engine.raw_connection() for _ in range(4)]
+    try:
+        return {
+            one.cursor().execute("PRAGMA busy_timeout").fetchone()[0]  # type: ignore[index]
+            for one in connections
+        }
+    finally:
+        for one in connections:
+            one.close()

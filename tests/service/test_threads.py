@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from service.inference.fair_pool import CALLER, Caller
+from service.inference.fair_pool import CALLER, Caller, part_of
 from service.shared_check import SharedCheck
 from service.threads import _CHANGING, _READING, CHANGES, run_by_size, run_in_threadpool
 
@@ -88,10 +88,11 @@ def test_one_client_leaves_threads_for_others(changes: bool) -> None:
     async def change(client: str) -> bool:
         CALLER.set(Caller(client, 1))
         CHANGES.set(changes)
-        return await run_in_threadpool(ready.wait if client == "greedy" else bool, 30)
+        return await run_in_threadpool(bool if client == "other" else ready.wait, 30)
 
     async def use() -> None:
-        greedy = [asyncio.create_task(change("greedy")) for _ in range(200)]
+        clients = [part_of("greedy", person) for person in "abcdefgh"] * 25
+        greedy = [asyncio.create_task(change(client)) for client in clients]
         await asyncio.sleep(0.1)
         assert await asyncio.wait_for(asyncio.create_task(change("other")), 20)
         greedy[-1].cancel()  # one that waits
