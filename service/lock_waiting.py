@@ -146,7 +146,7 @@ class LockWaiting:
     @asynccontextmanager
     async def _turn(self, name: str, deadline: float) -> AsyncIterator[None]:
         caller = CALLER.get(None)
-        client = "" if caller is None else caller.client
+        client = "" if caller is None else caller.whole
         turns = self._turns.setdefault(name, _Turns())
         turns.counts[client] += 1
         try:

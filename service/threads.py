@@ -8,15 +8,17 @@ begun. What is only computed has threads of its own too.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from threading import Lock
 from typing import ParamSpec, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
+from service.detached import DetachedTasks
 from service.inference.fair_pool import CALLER, NOBODY
 
 P = ParamSpec("P")
@@ -28,6 +30,7 @@ _MANY_VALUES = 2000  # of a response; to assemble and write them takes milliseco
 CHANGES: ContextVar[bool] = ContextVar("changes", default=False)
 """Whether the request may change something; set by `service.middleware.authentication`."""
 
+_RUNNING = DetachedTasks()
 _COMPUTING: RunVar[CapacityLimiter] = RunVar("computing_threads")
 
 
@@ -46,27 +49,34 @@ class _FairThreads:
         name: Of the sort.
         threads: Calls that run at the same time in an event loop.
         share: Of those, the calls of one client.
+
+    Attributes:
+        share: As given.
     """
 
     def __init__(self, name: str, threads: int, share: int) -> None:
         self._threads = threads
-        self._share = share
+        self.share = share
         self._limiter: RunVar[CapacityLimiter] = RunVar(f"{name}_threads")
         self._shares: RunVar[dict[str, _Share]] = RunVar(f"{name}_shares")
 
     async def run(self, call: Callable[[], T], client: str) -> T:
         """The result of a call, which begins when the client has fewer than its share."""
-        shares = self.shares()
-        share = shares.setdefault(client, _Share(asyncio.Semaphore(self._share)))
-        share.calls += 1
-        try:
-            async with share.threads:
-                limiter = _of_loop(self._limiter, partial(CapacityLimiter, self._threads))
-                return await to_thread.run_sync(call, limiter=limiter)
-        finally:
-            share.calls -= 1
-            if not share.calls:
-                del shares[client]
+
+        async def with_share(begin: Callable[[], T]) -> T:
+            shares = self.shares()
+            share = shares.setdefault(client, _Share(asyncio.Semaphore(self.share)))
+            share.calls += 1
+            try:
+                async with share.threads:
+                    limiter = _of_loop(self._limiter, partial(CapacityLimiter, self._threads))
+                    return await to_thread.run_sync(begin, limiter=limiter)
+            finally:
+                share.calls -= 1
+                if not share.calls:
+                    del shares[client]
+
+        return await _to_the_end(call, with_share)
 
     def shares(self) -> dict[str, _Share]:
         """Those of the clients that use or await threads."""
@@ -83,7 +93,7 @@ async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P
     client = CALLER.get(NOBODY).whole
     if CHANGES.get():
         return await _CHANGING.run(call, client)
-    return await (_READING.run(call, client) if client else to_thread.run_sync(call))
+    return await (_READING.run(call, client) if client else _to_the_end(call, to_thread.run_sync))
 
 
 def are_many(values: int) -> bool:
@@ -98,7 +108,33 @@ async def run_by_size(
     if not are_many(values):
         return function(*args, **kwargs)
     limiter = _of_loop(_COMPUTING, partial(CapacityLimiter, _COMPUTING_THREADS))
-    return await to_thread.run_sync(partial(function, *args, **kwargs), limiter=limiter)
+    call = partial(function, *args, **kwargs)
+    return await _to_the_end(call, partial(to_thread.run_sync, limiter=limiter))
+
+
+async def _to_the_end(call: Callable[[], T], run: Callable[[Callable[[], T]], Awaitable[T]]) -> T:
+    """Run a call so that it counts until it has ended, even if its caller is cancelled before.
+
+    A cancelled `run_sync` says that its thread is free although it works on, so a client that
+    hangs up again and again would have any number of them. One that has not begun never will.
+    """
+    first = Lock()  # to whoever comes first: the thread that begins, or the end of the wait
+
+    def begin() -> T:
+        if not first.acquire(blocking=False):
+            raise asyncio.CancelledError
+        return call()
+
+    async def running() -> T:
+        return await run(begin)
+
+    task = _RUNNING.start(running())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if first.acquire(blocking=False):
+            _RUNNING.cancel(task)
+        raise
 
 
 def _of_loop(variable: RunVar[T], make: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from contextlib import suppress
 
 import pytest
 
@@ -101,3 +102,32 @@ def test_one_client_leaves_threads_for_others(changes: bool) -> None:
         assert not (_CHANGING if changes else _READING).shares()
 
     asyncio.run(use())
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_a_client_that_hangs_up_again_and_again_has_no_more_threads(changes: bool) -> None:
+    ready, running = threading.Event(), list[int]()
+
+    def call(number: int) -> None:
+        running.append(number)
+        ready.wait(30)
+
+    async def change(number: int) -> None:
+        CALLER.set(Caller("greedy", number))
+        CHANGES.set(changes)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(run_in_threadpool(call, number), 0.02)
+
+    async def use() -> None:
+        threads = _CHANGING if changes else _READING
+        for number in range(40):
+            await change(number)
+        assert len(running) == threads.share
+        ready.set()
+        await asyncio.wait_for(asyncio.create_task(change(100)), 20)
+        assert running[-1] == 100
+        await asyncio.sleep(0.1)
+        assert not threads.shares()
+
+    asyncio.run(use())
+    assert len(running) < 40, "whose clients have left before their turn"
