@@ -311,7 +311,8 @@ def _delete(session: Session, subject: SubjectRecord) -> ErasedCounts:
     for table in (FaceTemplateRecord, FaceFileRecord, FaceDeviceRecord):
         session.execute(delete(table).where(table.subject_id == subject.id))
     session.delete(subject)
-    increment_revision(session)
+    if subject.revision != NO_REVISION:
+        increment_revision(session)
     return counts
 
 

@@ -2,8 +2,9 @@
 
 Every process holds its own matrix. Before each search it reads the revision, which every change of
 a template increases (`database.faces.search.gallery_source`), with one small query. If it is
-another one, the revision of each subject is read, and the templates of those that changed, and no
-others, are decrypted. Removed rows are overwritten with zeros.
+another one, the later revisions of subjects are read, or all if a checksum says that these are not
+all changes, and the templates of those that changed, and no others, are decrypted. Removed rows are
+overwritten with zeros.
 """
 
 import threading
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from contracts.faces.subjects import EMBEDDING_SIZE, Candidate
 from contracts.queue.messages import Vector
 from database.engine import batches
-from database.faces.search.gallery_source import GallerySource
+from database.faces.search.gallery_source import GallerySource, checksum_of
 
 _INITIAL_ROWS = 1024
 _NO_VECTORS: Vector = np.empty((0, EMBEDDING_SIZE), np.float32)
@@ -67,19 +68,29 @@ class Gallery:
         revision = self._source.revision()
         if revision == self._revision:
             return
-        revisions = self._source.revisions()
-        self._partition.retain(revisions)
-        self._known = {one: of for one, of in self._known.items() if one in revisions}
-        # Not those with a later revision than before: after a failover, the database may lack the
-        # last changes, and those made instead may be older.
-        changed = [one for one, of in revisions.items() if self._known.get(one) != of]
-        for batch in batches(changed) if self._known else [None]:
+        changed = self._changed()
+        for batch in batches(list(changed)) if self._known else [None]:
             vectors = self._source.vectors(batch, embedder=embedder)
             for subject_id in changed if batch is None else batch:
                 # One that has been erased meanwhile has no vectors.
                 self._partition.put(subject_id, vectors.get(subject_id, _NO_VECTORS))
-                self._known[subject_id] = revisions[subject_id]
+                self._known[subject_id] = changed[subject_id]
         self._revision = revision
+
+    def _changed(self) -> dict[str, int]:
+        """The new revision of each subject with other templates; forgets those without any.
+
+        After a failover, the database may lack the last changes, and those made instead may be
+        older. So all revisions are compared, unless a checksum shows that only later ones differ.
+        """
+        if self._known and self._revision is not None:
+            later = self._source.revisions(self._revision)
+            if checksum_of(self._known | later) == self._source.checksum():
+                return later
+        revisions = self._source.revisions()
+        self._partition.retain(revisions)
+        self._known = {one: of for one, of in self._known.items() if one in revisions}
+        return {one: of for one, of in revisions.items() if self._known.get(one) != of}
 
 
 class Partition:

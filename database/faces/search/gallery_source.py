@@ -1,13 +1,13 @@
 """Feeds a search among all templates: which subjects changed, and their vectors."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import structlog
-from sqlalchemy import ColumnElement, Engine, Select, select
+from sqlalchemy import ColumnElement, Engine, Select, func, select
 
 from contracts.faces.subjects import EMBEDDING_SIZE
 from contracts.queue.messages import Vector
@@ -21,6 +21,12 @@ log = structlog.get_logger()
 EVERYTHING = -1
 """Stands for a revision before the first one."""
 _ROWS_PER_FETCH = 2000
+_PRIME = 2_147_483_647  # so that the sum of four billion subjects fits into 64 bits
+
+
+def checksum_of(revisions: Mapping[str, int]) -> tuple[int, int]:
+    """A number of subjects and a checksum of their revisions, which are random."""
+    return len(revisions), sum(revision % _PRIME for revision in revisions.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +69,24 @@ class GallerySource:
         """
         return Changes(*self._read(SubjectRecord.revision > since, embedder))
 
-    def revisions(self) -> dict[str, int]:
-        """The revision of each subject that ever had a template, by id.
+    def revisions(self, after: int = NO_REVISION) -> dict[str, int]:
+        """The revision of each subject that ever had a template, by id; only later ones.
 
         A subject with an equal one has the same templates, also in another database that lacked the
         last changes when they were made.
         """
         row = SubjectRecord
-        query = select(row.id, row.revision).where(row.revision > NO_REVISION)
+        query = select(row.id, row.revision).where(row.revision > after)
         with reading(self._engine) as session:
             return {found.id: found.revision for found in session.execute(query)}
+
+    def checksum(self) -> tuple[int, int]:
+        """What `checksum_of` makes of all `revisions`, but computed by the database."""
+        revision = SubjectRecord.revision
+        query = select(func.count(), func.coalesce(func.sum(revision % _PRIME), 0))
+        with reading(self._engine) as session:
+            count, total = session.execute(query.where(revision > NO_REVISION)).one()
+        return int(count), int(total)
 
     def vectors(
         self, subject_ids: Collection[str] | None = None, *, embedder: str

@@ -142,6 +142,34 @@ def test_only_changed_subjects_are_decrypted_again(
     assert decrypted == [ids[2]]
 
 
+def test_a_change_reads_the_revision_of_the_changed_subject_only(
+    faces: FaceRepositories, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, source = Gallery(faces.gallery_source), faces.gallery_source
+    ids = [add_subject(faces, f"P{number}") for number in range(4)]
+    for one in ids:
+        faces.templates.add(one, [template()], embedder=NET)
+    near(gallery, vector())
+    read: list[dict[str, int]] = []
+    real = type(source).revisions
+
+    def spy(*args: Any) -> dict[str, int]:
+        read.append(real(*args))
+        return read[-1]
+
+    monkeypatch.setattr(type(source), "revisions", spy)
+    faces.templates.add(ids[2], [template()], embedder=NET)
+    near(gallery, vector())
+    assert [list(revisions) for revisions in read] == [[ids[2]]]
+    read.clear()
+    faces.subjects.erase(add_subject(faces, "without a template"))
+    near(gallery, vector())
+    assert read == []
+    faces.subjects.erase(ids[0])
+    near(gallery, vector())
+    assert read[-1].keys() == set(ids[1:])
+
+
 def test_searching_for_another_embedder_replaces_the_templates(faces: FaceRepositories) -> None:
     gallery, shown, ada = Gallery(faces.gallery_source), vector(), add_subject(faces, "Ada")
     faces.templates.add(ada, [template(embedding=shown)], embedder=OLD)
