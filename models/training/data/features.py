@@ -11,18 +11,21 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import PIL
 import tensorflow as tf
 
 from contracts.files import require_room
 from contracts.training.training_options import Augmentation
 from models.datasets.dataset import Example
 from models.export.signatures import Blueprint
+from models.images import decode
 from models.networks.precision import Precision, with_precision
 from models.training.data.augmentation import ImageTransforms, draw_transforms
 from models.training.data.feature_cache import FeatureCache, Features
@@ -211,6 +214,7 @@ def _namespace(cut: Cut, blueprint: Blueprint, precision: Precision) -> str:
     trunk = cut.trunk
     computation = {
         "precision": precision,
+        "decoder": decoder_digest(Path(decode.__file__).parent),
         "input": trunk.inputs[0].shape[1:],
         "preprocessing": blueprint.preprocessing,
         "short_side": blueprint.short_side,
@@ -221,6 +225,18 @@ def _namespace(cut: Cut, blueprint: Blueprint, precision: Precision) -> str:
     for layer in trunk.layers:
         for weight in layer.get_weights():
             digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()
+
+
+def decoder_digest(folder: Path) -> str:
+    """What images are decoded by: the sources in a folder, and the libraries that they use.
+
+    Otherwise a training would go on with features of another decoding after an upgrade, and its
+    version would be served with the new one.
+    """
+    digest = hashlib.sha256(f"{PIL.__version__} {version('simplejpeg')}".encode())
+    for path in sorted(folder.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

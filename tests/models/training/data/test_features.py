@@ -9,7 +9,7 @@ import pytest
 from contracts.training.training_options import Augmentation
 from contracts.training.trainings import TrainingRequest
 from models.networks.precision import has_bfloat16
-from models.training.data.features import _mapped, _namespace, compile_trunk
+from models.training.data.features import _mapped, _namespace, compile_trunk, decoder_digest
 from models.training.loop.freezing import cut_below, freeze
 from models.training.loop.hardware import Hardware
 from models.training.loop.network_defaults import blueprint_of
@@ -41,6 +41,14 @@ def test_bfloat16_features_are_close_and_deterministic(network: str) -> None:
     namespaces = {_namespace(cut, blueprint, precision) for precision in ("float32", "bfloat16")}
     assert len(namespaces) == 2, "the cache must not mix them up"
     assert {layer.dtype_policy.name for layer in cut.trunk.layers} == {"float32"}
+
+
+def test_features_of_another_decoder_are_not_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / "decode.py").write_text("SHORT_SIDE = 256\n")
+    before = decoder_digest(tmp_path)
+    assert decoder_digest(tmp_path) == before
+    (tmp_path / "decode.py").write_text("SHORT_SIDE = 224\n")
+    assert decoder_digest(tmp_path) != before
 
 
 def test_a_large_array_leaves_room_on_the_disk(tmp_path: Path) -> None:
