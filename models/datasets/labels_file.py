@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -61,11 +61,17 @@ Row = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class TableLabel:
-    """What a table says about one image."""
+    """What a table says about one image.
+
+    Attributes:
+        fit: How many folders the row and the image share, and whether the row names its split: of
+            several rows with an image's name, the one that fits best is about it.
+    """
 
     label: str
     split: Split | None
     table: str
+    fit: tuple[int, bool]
 
 
 @dataclass(slots=True)
@@ -85,8 +91,13 @@ class TableLabels:
     missing: int = 0
 
     def add(self, path: str, label: TableLabel) -> None:
-        """Note the label of an image."""
-        if path in self.labels and self.labels[path].label != label.label:
+        """Note the label of an image, unless another row fits it better."""
+        known = self.labels.get(path)
+        if known is not None and label.fit < known.fit:
+            return
+        if known is None or label.fit > known.fit:
+            self.conflicts.discard(path)
+        elif label.label != known.label:
             self.conflicts.add(path)
         self.labels[path] = label
 
@@ -127,13 +138,14 @@ def read_tables(
                     f"The tables of labels have more than {_MAX_ROWS:,} rows. Leave out those that "
                     "are about no image of the archive."
                 )
-            image = index.find(row.get(columns.file, ""), path)
+            file = row.get(columns.file, "")
+            split = _split_in(row, columns.split)
+            image = index.find(file, path, split)
             label = columns.label_of(row)
-            if image is None:
-                found.missing += bool(row.get(columns.file))
+            if image is None or _is_of_another_split(file, path, image):
+                found.missing += bool(file)
             elif label is not None:
-                split = split_of(row.get(columns.split, "")) if columns.split else None
-                found.add(image, TableLabel(label, split, path))
+                found.add(image, TableLabel(label, split, path, _fit(file, path, split, image)))
     return found
 
 
@@ -175,8 +187,8 @@ class _ImageIndex:
             for end in {_pair(image.casefold()), _pair(_bare(image))}:
                 self._pairs[end].append(image)
 
-    def find(self, value: str, table: str) -> str | None:
-        wanted = value.strip().replace("\\", "/").casefold().lstrip("./")
+    def find(self, value: str, table: str, split: Split | None) -> str | None:
+        wanted = _path(value)
         if not wanted:
             return None
         name = wanted.rpartition("/")[2]
@@ -185,7 +197,7 @@ class _ImageIndex:
             found = self._stems.get(name.rpartition(".")[0], [])
         if len(found) > 1:
             self._count(min(len(found), _MAX_NAMESAKES))
-            found = _narrowed(self._ending(wanted) or found, table)
+            found = _narrowed(self._ending(wanted) or found, table, split)
         return found[0] if len(found) == 1 else None
 
     def _count(self, comparisons: int) -> None:
@@ -212,6 +224,11 @@ class _ImageIndex:
         ]
 
 
+def _path(value: str) -> str:
+    """A path in a table as those of images are compared with it."""
+    return value.strip().replace("\\", "/").casefold().lstrip("./")
+
+
 def _bare(path: str) -> str:
     """A path without its suffix."""
     return path.casefold().rpartition(".")[0]
@@ -222,7 +239,7 @@ def _pair(path: str) -> str:
     return "/".join(path.split("/")[-2:])
 
 
-def _narrowed(paths: list[str], table: str) -> list[str]:
+def _narrowed(paths: list[str], table: str, split: Split | None) -> list[str]:
     """Those of several images of one name, or end of the path, that the table means."""
     if len(paths) == 1 or len(paths) > _MAX_NAMESAKES:
         return paths
@@ -230,18 +247,44 @@ def _narrowed(paths: list[str], table: str) -> list[str]:
     beside = [path for path in paths if not folder or path.startswith(f"{folder}/")]
     if len(beside) == 1:
         return beside
-    # `train.csv` is about the images in `train`.
-    split = split_of(re.sub(r"labels?|annotations?", "", PurePosixPath(table).stem.lower()))
-    return [
-        path
-        for path in beside or paths
-        if split is not None and split in map(_split_of, path.split("/")[:-1])
-    ]
+    split = split or _split_of_table(table)
+    return [path for path in beside or paths if split in _splits(path)]
+
+
+def _is_of_another_split(value: str, table: str, image: str) -> bool:
+    """Whether a row's folders, or else its table's, name another split than the image's do."""
+    named = _splits(_path(value)) or _splits(table)
+    return bool(named and (splits := _splits(image)) and named.isdisjoint(splits))
+
+
+def _fit(value: str, table: str, split: Split | None, image: str) -> tuple[int, bool]:
+    """See `TableLabel`; the folders of a row are those of its table, then its own."""
+    row = f"{table.casefold().rpartition('/')[0]}/{_path(value)}".split("/")[-2::-1]
+    folders = image.casefold().split("/")[-2::-1]
+    pairs = zip(row, folders, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return shared, (split or _split_of_table(table)) in _splits(image)
+
+
+def _splits(path: str) -> set[Split]:
+    """The splits that the folders of a path name."""
+    named = map(_split_of, path.split("/")[:-1])
+    return {split for split in named if split is not None}
 
 
 @lru_cache(maxsize=4096)
 def _split_of(folder: str) -> Split | None:
     return split_of(folder)
+
+
+@lru_cache(maxsize=64)
+def _split_of_table(path: str) -> Split | None:
+    """That of the images that a table is about: of `train.csv` those in `train`."""
+    return split_of(re.sub(r"labels?|annotations?", "", PurePosixPath(path).stem.lower()))
+
+
+def _split_in(row: Row, column: str | None) -> Split | None:
+    return None if column is None else split_of(row.get(column, ""))
 
 
 def _sample(rows: Iterator[Row]) -> list[Row]:
@@ -260,17 +303,21 @@ def _columns(sample: Sequence[Row], index: _ImageIndex, path: str) -> _Columns |
     names = list(sample[0]) if sample else []
     if not 0 < len(names) <= _MAX_COLUMNS:
         return None
+    split = next((n for w in _SPLIT_COLUMNS for n in names if _plain(n) == w), None)
+    splits = [_split_in(row, split) for row in sample]
     hits = {
-        name: sum(index.find(row.get(name, ""), path) is not None for row in sample)
+        name: sum(
+            index.find(row.get(name, ""), path, named) is not None
+            for row, named in zip(sample, splits, strict=True)
+        )
         for name in names
     }
     file = max(names, key=lambda name: (hits[name], _plain(name) in _FILE_COLUMNS))
     # A table of something else may name an image or two by chance.
     if not hits[file] or (hits[file] < len(sample) / 2 and _plain(file) not in _FILE_COLUMNS):
         return None
-    others = [name for name in names if name != file]
-    split = next((n for w in _SPLIT_COLUMNS for n in others if _plain(n) == w), None)
-    others = [name for name in others if name != split and _plain(name) not in _FILE_COLUMNS]
+    split = None if split == file else split
+    others = [n for n in names if n not in {file, split} and _plain(n) not in _FILE_COLUMNS]
     for wanted in _LABEL_COLUMNS:
         for name in others:
             if _plain(name) == wanted:

@@ -10,7 +10,7 @@ import pytest
 from contracts.training.datasets import DatasetInfo
 from models.datasets.archives.limits import Limits
 from models.datasets.archives.name_encoding import Naming
-from models.datasets.labels_file import read_tables
+from models.datasets.labels_file import TableLabels, read_tables
 from models.datasets.layout import split_of
 from models.datasets.store import DatasetStore
 from tests.models.datasets.packing import photo, zipped
@@ -250,6 +250,41 @@ def test_thousands_of_images_with_one_name_are_told_apart_at_once() -> None:
     assert time.thread_time() - began < 3  # not a minute
     assert (len(found.labels), found.missing) == (600, 300)
     assert found.labels["Data/k599/a.PNG"].label == "c0"
+
+
+def test_a_name_that_another_split_has_too_is_not_mistaken() -> None:
+    """Only the images of `train` were sent; those of `val` have the same names."""
+    images = [f"photos/train/{number}.png" for number in range(8)]
+    labels = {image: "cat" if place < 4 else "dog" for place, image in enumerate(images)}
+    train = [(f"train/{number}.png", labels[image]) for number, image in enumerate(images)]
+    val = [(f"val/{number}.png", "bird") for number in range(8)]
+    names = [(file.partition("/")[2], label) for file, label in train + val]
+    split = [(*row, "train" if place < 8 else "val") for place, row in enumerate(names)]
+
+    def read(*tables: tuple[str, list[tuple[str, ...]]]) -> TableLabels:
+        head = ("file", "label", "split")
+        texts = [(name, table([head[: len(rows[0])], *rows])) for name, rows in tables]
+        return read_tables([(name, text.encode()) for name, text in texts], images)
+
+    for found in (
+        read(("photos/labels.csv", train + val)),
+        read(("photos/labels.csv", val + train)),
+        read(("labels.csv", split)),
+        read(("labels.csv", [*split[8:], *split[:8]])),
+        read(("train.csv", names[:8]), ("val.csv", names[8:])),
+        read(("photos/val/a.csv", names[8:]), ("photos/train/a.csv", names[:8])),
+    ):
+        assert {image: found.labels[image].label for image in images} == labels
+        assert not found.conflicts
+    only_val = read(("photos/labels.csv", val), ("photos/val/labels.csv", names[8:]))
+    assert (only_val.labels, only_val.missing) == ({}, 16)
+    twice = read(("photos/labels.csv", [*train, ("train/0.png", "dog"), *val]))
+    assert twice.conflicts == {images[0]}
+    # Both are there, and only the column tells them apart.
+    images += [image.replace("train", "val") for image in images]
+    both = read(("labels.csv", split))
+    assert len(both.labels) == 16
+    assert both.labels["photos/val/0.png"].label == "bird"
 
 
 def test_other_tables_are_ignored(store: DatasetStore, tmp_path: Path) -> None:
