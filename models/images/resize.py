@@ -94,6 +94,17 @@ def default_resize(network: ImageInput) -> Resize:
     return "squash" if network.geometry == "squash" else "crop"
 
 
+def preparation(network: ImageInput, resize: Resize | None) -> tuple[int, int, Geometry, int]:
+    """How images become a network's input; two of which it is equal get the same pixels.
+
+    Returns:
+        Height and width of the input, the geometry and the short side, 0 if that plays no part.
+    """
+    geometry = geometry_of(network, resize)
+    short_side = network.short_side if geometry == "short_side" else 0
+    return *network.input_size, geometry, short_side
+
+
 def resized_size(size: Size, network: ImageInput, geometry: Geometry) -> Size:
     """The size to which the whole image is resized, before anything is cropped.
 

@@ -24,7 +24,7 @@ from contracts.jobs import Job
 from contracts.queue.messages import Reply
 from contracts.queue.redis_keys import QueueName
 from models.faces.provenance import takes_portraits
-from models.images.resize import default_resize
+from models.images.resize import preparation
 from models.serving.outputs import OutputReader, vector_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_consents, require_face_scope, require_still_usable
@@ -205,10 +205,11 @@ class InferenceHandler:
             network.name,
             version,
             request={
-                "resize": self.params.resize or default_resize(network),
+                "resize": self.params.resize,
                 "top_k": self.params.top_k,
                 "asked": self.params.version,
-                "input_size": network.input_size,
+                "input_size": network.input_size,  # for workers of the release before
+                "prepared": preparation(network, self.params.resize),
             },
             items=[_job_item(upload) for upload in decoded],
             idempotency=(key, digest) if key else None,

@@ -15,7 +15,7 @@ from contracts.inference.inference import InferenceResponse, ItemError, ModelAns
 from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from models.faces.provenance import takes_portraits
-from models.images.resize import default_resize
+from models.images.resize import preparation
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_consents, require_still_usable
 from service.auth.principal import principal_of
@@ -205,8 +205,7 @@ class SeveralModels:
         for part in parts:
             network = part.chosen
             portraits = takes_portraits(network.manifest)
-            resize = self.params.resize or default_resize(network)
-            key = (portraits, network.input_size, network.short_side, network.geometry, resize)
+            key = (portraits, preparation(network, self.params.resize))
             with recording(part.record):
                 if key not in decoded:
                     decoded[key] = await self._decoded(part, uploads)

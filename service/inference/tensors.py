@@ -16,6 +16,7 @@ from contracts.queue.messages import Pixels, Reply
 from contracts.queue.redis_keys import QueueName
 from contracts.tracing.spans import span
 from models.faces.provenance import takes_portraits
+from models.images.resize import preparation
 from models.serving.outputs import Matrix, matrix_of
 from models.store.snapshot import ServedVersion
 from service.auth.face_models import require_consents, require_face_scope, require_still_usable
@@ -153,7 +154,8 @@ class TensorInference:
             deadline_seconds=self.deadline.remaining,
         )
         pixels = await self._decode(parsed.images, network)
-        network, _, (rows,) = await self.run([parsed.operation], pixels, network)
+        decoded = any(isinstance(image, bytes) for image in parsed.images)
+        network, _, (rows,) = await self.run([parsed.operation], pixels, network, decoded=decoded)
         encoded = await decoder.run(
             lambda: tfserving.encode_response(parsed, rows),
             deadline_seconds=self.deadline.remaining,
@@ -194,6 +196,8 @@ class TensorInference:
         operations: Sequence[VectorOperation],
         pixels: Sequence[Pixels],
         prepared_for: ServedVersion,
+        *,
+        decoded: bool = False,
     ) -> tuple[ServedVersion, int, list[Matrix]]:
         """The version that answered, its number, and for each operation (n, k) float32.
 
@@ -201,13 +205,14 @@ class TensorInference:
             operations: What to compute.
             pixels: The images.
             prepared_for: The version that they were read for; another one may answer by now.
+            decoded: Whether some of them were resized for it here.
 
         Raises:
             OpsinError: One operation, or one image of it, failed.
         """
         network, version = self._choose(operations[0])
         await require_consents(self.services, network.manifest)
-        _require_same_input(prepared_for, network)
+        _require_same_input(prepared_for, network, decoded=decoded)
         for operation in operations[1:]:
             self.services.workers.choose(network.name, str(version), operation)
         tasks = [
@@ -233,14 +238,17 @@ class TensorInference:
         return await self.services.dispatcher.run(queue, pixels, deadline=self.deadline.at)
 
 
-def _require_same_input(before: ServedVersion, now: ServedVersion) -> None:
+def _require_same_input(before: ServedVersion, now: ServedVersion, *, decoded: bool) -> None:
     """Check that images which were prepared for one version can be given to another one.
 
     Raises:
-        ModelNotReady: It takes images of another size, or faces instead of images.
+        ModelNotReady: It takes images of another size, or faces instead of images, or those that
+            were decoded here would be resized for it in another way.
     """
-    if before.input_size != now.input_size or (
-        takes_portraits(before.manifest) != takes_portraits(now.manifest)
+    if (
+        before.input_size != now.input_size
+        or takes_portraits(before.manifest) != takes_portraits(now.manifest)
+        or (decoded and preparation(before, None) != preparation(now, None))
     ):
         raise ModelNotReady(
             f"Another version of '{now.name}' answers since the images were read. Send the "

@@ -372,6 +372,7 @@ class FakeJobs:
     jobs: dict[str, Job] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     submitted: list[Sequence[JobItem]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
     worked: list[tuple[JobKind, dict[str, Any], dict[str, bytes]]] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
     entries: dict[str, list[JobEntry]] = field(default_factory=dict)
@@ -423,6 +424,7 @@ class FakeJobs:
         if (first := self._first(idempotency)) is not None:
             return first
         self.submitted.append(items)
+        self.asked.append(request)
         job = self.put(f"job_{len(self.jobs)}", kind=kind)
         if idempotency:
             self.keys[idempotency[0]] = (idempotency[1], job.id)

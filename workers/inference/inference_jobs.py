@@ -47,6 +47,7 @@ from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
 from models.faces.provenance import recognizes_people
+from models.images.resize import preparation
 from models.serving.outputs import OutputReader
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.jobs.consents import Consents
@@ -233,12 +234,15 @@ class InferenceJobRunner:
 def _may_replace(predictor: Predictor, lease: Lease) -> bool:
     """Whether a version may answer a job that was created for another one.
 
-    It takes images of the same size, and neither of the two recognizes people: only the job's own
-    version was checked against the scopes of its key.
+    Its images would be the same pixels, and neither of the two recognizes people: only the job's
+    own version was checked against the scopes of its key.
     """
-    manifest = predictor.manifest
-    is_about_people = recognizes_people(manifest) or "faces" in (lease.scopes or ())
-    return not is_about_people and list(manifest.input_size) == lease.request.get("input_size")
+    manifest, request = predictor.manifest, lease.request
+    if recognizes_people(manifest) or "faces" in (lease.scopes or ()):
+        return False
+    if (prepared := request.get("prepared")) is not None:
+        return [*preparation(manifest, request["resize"])] == list(prepared)
+    return list(manifest.input_size) == request.get("input_size")  # of the release before
 
 
 def _operation(lease: Lease) -> VectorOperation:

@@ -7,7 +7,7 @@ from PIL import Image
 from contracts.inference.inference import Resize
 from contracts.inference.manifest import Geometry
 from models.images.decode import InputSpec
-from models.images.resize import ORIENTATIONS, UPRIGHT, fit, visible_box
+from models.images.resize import ORIENTATIONS, UPRIGHT, fit, preparation, visible_box
 
 IMAGENET = InputSpec((224, 224), 256)
 
@@ -104,3 +104,19 @@ def test_a_client_may_ask_for_another_way_than_the_training_had(
     assert visible_box((300, 200), network, sent) == visible_box(
         (300, 200), InputSpec((70, 50), 70, expected), None
     )
+
+
+@pytest.mark.parametrize("sent", [None, "crop", "squash"])
+@pytest.mark.parametrize("short_side", [60, 80])
+@pytest.mark.parametrize("geometry", ["short_side", "cover", "squash"])
+def test_equal_preparation_gives_equal_pixels(
+    geometry: Geometry, short_side: int, sent: Resize | None
+) -> None:
+    image, first = noise(300, 90), InputSpec((50, 50), 60, "short_side")
+    second = InputSpec((50, 50), short_side, geometry)
+    one, other = (
+        np.asarray(fit(image, network=network, resize=sent, orientation=UPRIGHT))
+        for network in (first, second)
+    )
+    is_equal = preparation(first, sent) == preparation(second, sent)
+    assert is_equal == np.array_equal(one, other)

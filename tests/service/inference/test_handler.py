@@ -223,6 +223,7 @@ def test_respond_async_returns_a_job(
     assert answer.headers["Location"] == f"/v1/jobs/{job['id']}"
     assert answer.headers["Preference-Applied"] == "respond-async"
     assert client.get(answer.headers["Location"]).json() == job
+    assert fakes.jobs.asked[0]["prepared"] == (227, 227, "short_side", 256)
     good, bad = fakes.jobs.submitted[0]
     assert (good.name, good.width, good.height) == ("a", 40, 30)
     assert getattr(good.content, "shape", None) == (227, 227, 3)

@@ -1,10 +1,13 @@
 import base64
+from dataclasses import replace
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from tests.service.parts import FakeServices, gray_png
+from service.protocols import tfserving
+from tests.service.parts import SERVED, FakeServices, gray_png
 from tests.service.protocols.bases import serve_base
 from tests.service.registry.test_version_routes import publish
 
@@ -41,6 +44,25 @@ def test_encoded_images_are_decoded_like_uploads(client: httpx.Client) -> None:
     body = {"instances": [b64(40), {"image": gray(50)}, {"image": b64(60)}]}
     rows = client.post(PREDICT, json=body).json()["predictions"]
     assert [int(np.argmax(row)) for row in rows] == [40, 50, 60]
+
+
+@pytest.mark.parametrize("image", ["encoded", "numbers"])
+def test_images_that_were_decoded_for_another_version_are_refused(
+    client: httpx.Client, fakes: FakeServices, monkeypatch: pytest.MonkeyPatch, image: str
+) -> None:
+    """A promotion in between; what the client has resized itself is as right as before."""
+    squashing = SERVED.manifest.model_copy(update={"geometry": "squash"})
+
+    def parse(*args: Any) -> tfserving.ParsedPredict:
+        fakes.workers.others["squeezenet"] = replace(SERVED, manifest=squashing)
+        return original(*args)
+
+    original = tfserving.parse_predict
+    monkeypatch.setattr(tfserving, "parse_predict", parse)
+    body = {"instances": [b64(10) if image == "encoded" else gray(10)]}
+    answer = client.post(PREDICT, json=body)
+    assert answer.status_code == (503 if image == "encoded" else 200)
+    assert client.post(PREDICT, json=body).status_code == 200
 
 
 @pytest.mark.parametrize(

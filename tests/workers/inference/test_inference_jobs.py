@@ -14,8 +14,8 @@ import pytest
 
 from contracts.faces.consent import NewConsent, NewPolicy
 from contracts.faces.subjects import NewSubject, SubjectChange
-from contracts.inference.inference import Operation
-from contracts.inference.manifest import Provenance
+from contracts.inference.inference import Operation, Resize
+from contracts.inference.manifest import Geometry, Provenance
 from contracts.jobs import Job
 from contracts.keys import Scope
 from contracts.metrics.registry import Metrics
@@ -51,6 +51,8 @@ class Network:
             model="bright",
             version=version,
             input_size=(4, 5),
+            short_side=4,
+            geometry="cover",
             network="squeezenet",
             provenance=provenance,
         )
@@ -101,14 +103,18 @@ class JobWorker:
         return job_id
 
     def create_for(
-        self, asked: str | None, scopes: tuple[Scope, ...], size: tuple[int, int] = (4, 5)
+        self,
+        asked: str | None,
+        scopes: tuple[Scope, ...],
+        size: tuple[int, int] = (4, 5),
+        **more: object,
     ) -> str:
         """A job for version 8 of `people`, which is not loaded any more."""
         job_id = new_job_id()
         item = {"name": None, "width": 5, "height": 4, "error": None}
         request = {"model": "people", "version": 8, "top_k": 0, "items": [item], "asked": asked}
         self.files.store_inputs(job_id, {redis_keys.JOB_INPUT: pack_bundle([RAW])})
-        request["input_size"] = size
+        request |= {"input_size": size, **more}
         self.jobs.create("embed", request, limit=10, job_id=job_id, scopes=scopes)
         return job_id
 
@@ -220,6 +226,35 @@ def test_no_version_that_was_not_checked_answers_a_job(
     job = worker.run(worker.create_for(asked, scopes, size))
     assert (job.state, job.error and job.error.code) == ("failed", "model_not_ready")
     assert job.result is None
+
+
+@pytest.mark.parametrize(
+    ("geometry", "short_side", "resize", "may_answer"),
+    [
+        ("cover", 9, None, True),  # the short side plays no part
+        ("squash", 4, None, False),
+        ("short_side", 4, None, False),
+        ("squash", 4, "crop", True),  # the client has named it
+        ("short_side", 4, "crop", False),
+        ("squash", 4, "squash", False),  # the job's images were cropped
+    ],
+)
+def test_only_a_version_with_the_same_preparation_replaces_another(
+    *,
+    worker: JobWorker,
+    geometry: Geometry,
+    short_side: int,
+    resize: Resize | None,
+    may_answer: bool,
+) -> None:
+    """Others see another part of the image: their answers would be wrong without an error."""
+    network = Network(9)
+    network.manifest.geometry, network.manifest.short_side = geometry, short_side
+    worker.models.add("people", network)  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 9})
+    prepared = [4, 5, "cover", 0]
+    job = worker.run(worker.create_for(None, INFER, resize=resize, prepared=prepared))
+    assert (job.state == "succeeded") == may_answer, job.error
 
 
 def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker) -> None:
