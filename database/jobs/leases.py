@@ -62,6 +62,14 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class UnclaimedJob:
+    """What a worker looks at before it takes a job; the attributes are those of `Lease`."""
+
+    request: dict[str, Any]
+    scopes: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
 class SweepResult:
     """Ids of jobs whose task has to be sent again, and of jobs that the sweep has ended."""
 
@@ -114,6 +122,14 @@ class Leases:
         self._metrics = metrics or Metrics()
         self._engine = engine
         self._clock = clock
+
+    def look_at(self, job_id: str) -> UnclaimedJob | None:
+        """A job that may be claimed; None if it was deleted or is finished."""
+        with reading(self._engine) as session:
+            record = session.get(JobRecord, job_id)
+            if record is None or record.state in FINISHED:
+                return None
+            return UnclaimedJob(record.request, _scopes(record))
 
     def claim(self, job_id: str, worker_id: str, lease_seconds: float) -> Lease | None:
         """Take a job that is queued, or whose lease has expired.
@@ -411,8 +427,12 @@ def _lease(record: JobRecord, worker_id: str) -> Lease:
         record.request,
         Origin.of_json(record.origin),
         record.created_at,
-        None if record.scopes is None else frozenset(record.scopes.split(",")),
+        _scopes(record),
     )
+
+
+def _scopes(record: JobRecord) -> frozenset[str] | None:
+    return None if record.scopes is None else frozenset(record.scopes.split(","))
 
 
 def _held_by(lease: Lease) -> ColumnElement[bool]:

@@ -44,9 +44,9 @@ class TaskForwarder:
         log.info("task_forwarded", queue=queue.key, to=worker)
         return True
 
-    def forward_job(self, job_id: str, model: str) -> bool:
-        """Send a job to a worker that has loaded any version of the model; False if none has."""
-        worker = self._find_worker(model, None)
+    def forward_job(self, job_id: str, model: str, version: int | None = None) -> bool:
+        """Send a job to a worker that has loaded the version, or else any; False if none has."""
+        worker = self._find_worker(model, version)
         if worker is None:
             return False
         self._app.send_task(

@@ -45,10 +45,11 @@ from contracts.queue.messages import Item, MalformedMessageError, Pixels, Vector
 from contracts.tracing.spans import span
 from database.installation import home_id
 from database.jobs.files import JobFiles
-from database.jobs.leases import Lease, Leases
+from database.jobs.leases import Lease, Leases, UnclaimedJob
 from models.faces.provenance import recognizes_people
 from models.images.resize import preparation
 from models.serving.outputs import OutputReader
+from models.store.aliases import DamagedAliasesError
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.jobs.consents import Consents
 from workers.jobs.tracing import job_context
@@ -68,6 +69,18 @@ class FasterQueues(Protocol):
     def run_faster_queues(self, than: Operation = "explain") -> None: ...
 
 
+class NamedVersions(Protocol):
+    """Says which versions aliases point to; `Store` is the implementation."""
+
+    def aliases(self, model: str) -> dict[str, int]: ...
+
+
+class ForwardJob(Protocol):
+    """Sends jobs to other workers; `TaskForwarder` is the implementation."""
+
+    def forward_job(self, job_id: str, model: str, version: int | None = None) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class InferenceJobRunner:
     """Runs one job after the other.
@@ -80,6 +93,8 @@ class InferenceJobRunner:
         batch_limit: The largest batch of any model; a job can be cancelled between two batches.
         batcher: Answers waiting clients before each batch, and while the database is waited for.
         consents: Of those whom the versions were trained on.
+        store: Says which versions are still to be loaded.
+        forwarder: Sends a job to the worker that has loaded its version.
         metrics: Count the batches and their images.
         kept_bytes: Of the home's disk, which large results leave free for other work.
     """
@@ -91,6 +106,8 @@ class InferenceJobRunner:
     batch_limit: int
     batcher: FasterQueues
     consents: Consents
+    store: NamedVersions
+    forwarder: ForwardJob
     metrics: Metrics = field(default_factory=Metrics)
     kept_bytes: int = 0
     _thread: ThreadPoolExecutor = field(
@@ -102,8 +119,10 @@ class InferenceJobRunner:
         self._thread.submit(int).result()
 
     def run(self, job_id: str) -> None:
-        """Claim the job if it is free, and run it to its end."""
+        """Claim the job if it is free, and run it to its end; or send it to a worker that can."""
         try:
+            if not self._may_claim(job_id):
+                return
             lease = self._call(self.leases.claim, job_id, self.worker_id, LEASE_SECONDS)
         except Unavailable:  # it stays queued, and is sent again
             log.warning("job_not_claimed", job=job_id)
@@ -111,6 +130,36 @@ class InferenceJobRunner:
         if lease is not None:
             with job_context(lease):
                 self._run(lease)
+
+    def _may_claim(self, job_id: str) -> bool:
+        """Whether this worker takes a job; otherwise another one does, or it stays queued.
+
+        Workers load a version one after the other, and several versions one after the other.
+        """
+        job = self._call(self.leases.look_at, job_id)
+        if job is None:
+            return False
+        model, version = str(job.request["model"]), int(job.request["version"])
+        if self.models.get(model, version) is not None:
+            return True
+        if self.forwarder.forward_job(job_id, model, version):
+            return False
+        if self._replacement(job) is not None or not self._is_loaded_later(job):
+            return True
+        log.info("version_not_loaded", job=job_id, model=model, version=version)
+        return False  # the task is sent again
+
+    def _is_loaded_later(self, job: UnclaimedJob) -> bool:
+        """Whether a version that may answer a job is still to be loaded."""
+        model, version = job.request["model"], job.request["version"]
+        try:
+            aliases = self.store.aliases(model)
+        except DamagedAliasesError:
+            return True  # for all that is known
+        current = aliases.get(job.request.get("asked") or CHAMPION, version)
+        return version in aliases.values() or (
+            current != version and self.models.get(model, current) is None
+        )
 
     def _run(self, lease: Lease) -> None:
         job_id = lease.job_id
@@ -216,13 +265,8 @@ class InferenceJobRunner:
         Raises:
             ModelNotReady: Neither is loaded here, or the new one may not answer.
         """
-        request = lease.request
-        model, version, requested = request["model"], request["version"], request.get("asked")
-        predictor = self.models.get(model, version)
-        if predictor is None and not str(requested).isdecimal():
-            predictor = self.models.active(model, requested or CHAMPION)
-            if predictor is not None and not _may_replace(predictor, lease):
-                predictor = None
+        model, version = lease.request["model"], lease.request["version"]
+        predictor = self.models.get(model, version) or self._replacement(lease)
         if predictor is None:
             raise ModelNotReady(
                 f"Version {version} of '{model}' was taken out of service before the job's turn "
@@ -230,15 +274,20 @@ class InferenceJobRunner:
             )
         return predictor
 
+    def _replacement(self, job: Lease | UnclaimedJob) -> Predictor | None:
+        """The version that answers for the job's alias now, if there is one and it may."""
+        predictor = self.models.active(job.request["model"], job.request.get("asked") or CHAMPION)
+        return predictor if predictor is not None and _may_replace(predictor, job) else None
 
-def _may_replace(predictor: Predictor, lease: Lease) -> bool:
+
+def _may_replace(predictor: Predictor, job: Lease | UnclaimedJob) -> bool:
     """Whether a version may answer a job that was created for another one.
 
     Its images would be the same pixels, and neither of the two recognizes people: only the job's
     own version was checked against the scopes of its key.
     """
-    manifest, request = predictor.manifest, lease.request
-    if recognizes_people(manifest) or "faces" in (lease.scopes or ()):
+    manifest, request = predictor.manifest, job.request
+    if recognizes_people(manifest) or "faces" in (job.scopes or ()):
         return False
     if (prepared := request.get("prepared")) is not None:
         return [*preparation(manifest, request["resize"])] == list(prepared)

@@ -265,6 +265,8 @@ class Worker:
             batch_limit=self._settings.max_batch_size,
             batcher=self._batcher,
             consents=Consents.of(self._settings, engine),
+            store=self._store,
+            forwarder=self._forwarder,
             metrics=self._metrics,
             kept_bytes=kept if self._settings.database.startswith("sqlite") else 0,
         )

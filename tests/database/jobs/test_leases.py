@@ -57,6 +57,16 @@ def test_unknown_job_is_not_claimed(leases: Leases) -> None:
     assert leases.claim("job_x", "w", 30) is None
 
 
+def test_a_job_may_be_looked_at_before_it_is_claimed(jobs: Jobs, leases: Leases, job: Job) -> None:
+    seen = leases.look_at(job.id)
+    assert seen is not None
+    assert (seen.request, seen.scopes) == (REQUEST, None)
+    assert (jobs.get(job.id).state, jobs.get(job.id).attempt) == ("queued", 0)
+    leases.succeed(claimed(leases, job), {})
+    assert leases.look_at(job.id) is None
+    assert leases.look_at("job_none") is None
+
+
 def test_heartbeat_renews_the_lease(leases: Leases, job: Job, clock: Clock) -> None:
     lease = claimed(leases, job)
     for _ in range(5):

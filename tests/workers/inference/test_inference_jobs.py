@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +28,7 @@ from database.installation import FILE, adopt
 from database.jobs.files import JobFiles
 from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
+from models.store.aliases import DamagedAliasesError
 from tests.tables import make_tables
 from workers.inference.inference_jobs import InferenceJobRunner
 from workers.inference.loaded_models import LoadedModels
@@ -66,6 +67,32 @@ class NoFasterQueues:
         """Nothing waits."""
 
 
+@dataclass
+class NamedVersions:
+    """The aliases of a model in a store; none unless the test says otherwise."""
+
+    named: dict[str, int] = field(default_factory=dict)
+    is_damaged: bool = False
+
+    def aliases(self, _model: str) -> dict[str, int]:
+        if self.is_damaged:
+            raise DamagedAliasesError("damaged")
+        return self.named
+
+
+@dataclass
+class OtherWorkers:
+    """The versions that other workers have loaded, and the jobs that were sent to them."""
+
+    loaded: set[int] = field(default_factory=set)
+    sent: list[str] = field(default_factory=list)
+
+    def forward_job(self, job_id: str, _model: str, version: int | None = None) -> bool:
+        if version in self.loaded:
+            self.sent.append(job_id)
+        return version in self.loaded
+
+
 class JobWorker:
     """A job table, and a worker that has loaded the network."""
 
@@ -81,6 +108,7 @@ class JobWorker:
         models.add("bright", Network())  # type: ignore[arg-type]
         leases = Leases(self.engine, lambda: datetime.now(UTC))
         self.metrics = Metrics()
+        self.store, self.others = NamedVersions(), OtherWorkers()
         self.runner = InferenceJobRunner(
             leases,
             self.files,
@@ -89,6 +117,8 @@ class JobWorker:
             4,
             NoFasterQueues(),
             Consents.of(self.settings, self.engine),
+            self.store,
+            self.others,
             self.metrics,
         )
 
@@ -255,6 +285,48 @@ def test_only_a_version_with_the_same_preparation_replaces_another(
     prepared = [4, 5, "cover", 0]
     job = worker.run(worker.create_for(None, INFER, resize=resize, prepared=prepared))
     assert (job.state == "succeeded") == may_answer, job.error
+
+
+@pytest.mark.parametrize("asked", ["staging", "8"])
+def test_a_job_waits_for_its_version_while_that_is_loaded(worker: JobWorker, asked: str) -> None:
+    """A worker that was restarted has loaded the champion, and goes on with the other aliases."""
+    worker.models.add("people", Network(9))  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 9})
+    worker.store.named = {"champion": 9, "staging": 8}
+    job_id = worker.create_for(asked, INFER)
+    waiting = worker.run(job_id)
+    assert (waiting.state, waiting.attempt) == ("queued", 0), waiting.error
+    worker.models.add("people", Network(8))  # type: ignore[arg-type]
+    job = worker.run(job_id)
+    assert job.result is not None
+    assert job.result["version"] == 8
+
+
+def test_a_job_waits_for_the_version_that_will_replace_its_own(worker: JobWorker) -> None:
+    worker.models.add("people", Network(7))  # type: ignore[arg-type]
+    worker.store.named = {"champion": 7, "staging": 9}  # it was 8
+    job_id = worker.create_for("staging", INFER)
+    assert worker.run(job_id).state == "queued"
+    worker.models.add("people", Network(9))  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 7, "staging": 9})
+    job = worker.run(job_id)
+    assert job.result is not None
+    assert job.result["version"] == 9
+
+
+def test_a_job_waits_while_the_aliases_cannot_be_read(worker: JobWorker) -> None:
+    worker.store.is_damaged = True
+    assert worker.run(worker.create_for("8", INFER)).state == "queued"
+
+
+def test_a_job_goes_to_the_worker_that_has_loaded_its_version(worker: JobWorker) -> None:
+    """During a promotion; the version that still answers here is not the one it was sent for."""
+    worker.models.add("people", Network(7))  # type: ignore[arg-type]
+    worker.models.activate("people", {"champion": 7})
+    worker.others.loaded = {8}
+    job_id = worker.create_for(None, INFER)
+    assert worker.run(job_id).state == "queued"
+    assert worker.others.sent == [job_id]
 
 
 def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker) -> None:
