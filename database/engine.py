@@ -36,6 +36,7 @@ _SQLITE_WRITERS, _POSTGRESQL_WRITERS = 4, 8
 STEP_BYTES = 16 * MIB
 """What a large deletion deletes in one transaction, which takes SQLite a sixth of a second."""
 _DISK_FULL = "The disk of the database is full. Free space on it."
+_NOTHING_WRITTEN = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY}
 _SQLITE_FAULTS = {
     sqlite3.SQLITE_FULL: _DISK_FULL,
     # Readers too need a file of 32 KB that they share with writers.
@@ -199,10 +200,14 @@ def writing(engine: Engine) -> Iterator[Session]:
         ):
             yield session
             session.flush()
+            driver: Any = session.connection().connection.driver_connection
             is_committing = True
             transaction.commit()
     except Unavailable as error:
-        error.is_outcome_unknown |= is_committing
+        if is_committing and _is_undone(error.__cause__):
+            driver.rollback()  # to SQLAlchemy the transaction has ended, to SQLite it need not
+        else:
+            error.is_outcome_unknown |= is_committing
         raise
     finally:
         writers.release()
@@ -250,6 +255,12 @@ def _translated() -> Iterator[None]:
         if not (isinstance(error, OperationalError) or error.connection_invalidated):
             raise
         raise _unavailable() from error
+
+
+def _is_undone(error: BaseException | None) -> bool:
+    """Whether SQLite says that a COMMIT has written nothing: it shows there that a disk is full."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code is not None and code & 0xFF in _NOTHING_WRITTEN
 
 
 def _of_sqlite(error: BaseException | None) -> Unavailable | None:

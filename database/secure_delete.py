@@ -62,6 +62,7 @@ SELECT what FROM (
     SELECT CASE WHEN datname IS NULL THEN 'a query on a standby' ELSE 'a transaction' END,
         age(backend_xmin) FROM pg_stat_activity
     WHERE pid <> pg_backend_pid() AND (datname IS NULL OR datname = current_database())
+        AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
     UNION ALL SELECT 'the replication slot ' || slot_name, age(xmin) FROM pg_replication_slots
     UNION ALL SELECT 'a prepared transaction', age(transaction) FROM pg_prepared_xacts
     UNION ALL SELECT 'vacuum_defer_cleanup_age', 0

@@ -42,7 +42,7 @@ class _Share:
     calls: int = 0
 
 
-class _FairThreads:
+class FairThreads:
     """Threads for one sort of calls.
 
     Args:
@@ -83,8 +83,8 @@ class _FairThreads:
         return _of_loop(self._shares, dict[str, _Share])
 
 
-_CHANGING = _FairThreads("changing", threads=24, share=12)
-_READING = _FairThreads("reading", threads=32, share=8)
+_CHANGING = FairThreads("changing", threads=24, share=12)
+_READING = FairThreads("reading", threads=32, share=8)
 
 
 async def run_in_threadpool(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -99,7 +99,7 @@ def to_evict(
         _crowd(leaving) if excess else [],
         heads if len(heads) > few else [],  # a few may be ordinary requests on their way
         _crowd(c for c in waiting if not c.is_in_head),
-        queued if is_long else [],
+        queued if is_long and not is_own else [],
         [c for c in most if c.is_slow] if not is_own and _is_greedy(most, limit) else [],
         [] if is_own else heads,
     )

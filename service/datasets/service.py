@@ -243,10 +243,11 @@ class Datasets:
             try:
                 if self.rows.revision(dataset_id) > HIDDEN:
                     raise Conflict("Another process has written its rows.")
-                self.rows.hide(dataset_id)
             except Unavailable:
                 if idempotency:
                     raise
+            with suppress(Unavailable):  # a full disk, on which its folder must not stay
+                self.rows.hide(dataset_id)
 
         with suppress(OpsinError, OSError):
             self.store.delete(dataset_id, check=check)

@@ -6,11 +6,11 @@ sends for our files, are ignored, as the standard permits: the whole file is the
 
 import re
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from anyio import CapacityLimiter, to_thread
-from anyio.lowlevel import RunVar
 from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask, BackgroundTasks
@@ -19,9 +19,10 @@ from starlette.concurrency import iterate_in_threadpool
 from service.http.conditional import etag_matches
 from service.http.errors import unsatisfiable_range_description, unsatisfiable_range_response
 from service.http.parts import ResponseInParts
+from service.inference.fair_pool import CALLER, NOBODY
+from service.threads import FairThreads
 
-_DROPPING_THREADS = 2
-_LIMITER: RunVar[CapacityLimiter] = RunVar("dropping_threads")
+_DROPPING = FairThreads("dropping", threads=2, share=1)
 # Possessive: two neighbouring runs of spaces would be tried in all divisions.
 _RANGE = re.compile(r"bytes\s*+=\s*+([0-9]{0,18})\s*+-\s*+([0-9]{0,18})")
 
@@ -132,8 +133,13 @@ def _streamed(
     body = _after_the_dropped(chunks) if late else chunks
     end = BackgroundTasks([] if close is None else [close])
     if isinstance(chunks, Generator):
-        end.add_task(chunks.close)
+        end.add_task(_close, chunks)
     return StreamingResponse(body, status, headers, media_type, end)
+
+
+def _close(chunks: Generator[bytes]) -> None:
+    with suppress(ValueError):  # a thread still computes the first one, and drops them then
+        chunks.close()
 
 
 def _requested_part(request: Request, size: int, etag: str) -> tuple[int, int] | None:
@@ -173,19 +179,9 @@ def _first_bytes(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
 async def _after_the_dropped(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
     """The chunks, of which the first takes as long as the whole download.
 
-    Few such requests run at a time, and the others wait without a thread: asking for the last byte
-    of many downloads costs a client nothing.
+    Few such requests run at a time, one of each client, and the others wait without a thread:
+    asking for the last byte of many downloads costs a client nothing.
     """
-    yield await to_thread.run_sync(next, chunks, b"", limiter=_dropping_threads())
+    yield await _DROPPING.run(partial(next, chunks, b""), CALLER.get(NOBODY).whole)
     async for chunk in iterate_in_threadpool(chunks):
         yield chunk
-
-
-def _dropping_threads() -> CapacityLimiter:
-    """One for each event loop."""
-    try:
-        return _LIMITER.get()
-    except LookupError:
-        limiter = CapacityLimiter(_DROPPING_THREADS)
-        _LIMITER.set(limiter)
-        return limiter

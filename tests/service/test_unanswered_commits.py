@@ -1,6 +1,7 @@
 """What is stored beside a row survives, if the answer to the row's COMMIT is lost."""
 
 import asyncio
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -221,3 +222,33 @@ def test_frames_of_templates_that_were_stored_stay(installation: Installation) -
     assert installation.proxy.answered.wait(20)
     (frame,) = faces.frames.ids_of_subject(ada)
     assert faces.frames.get(ada, frame).content == b"frame"
+
+
+@pytest.mark.parametrize("key", [None, IdempotencyKey("key", "dataset", "digest")])
+def test_a_dataset_whose_commit_meets_a_full_disk_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: IdempotencyKey | None
+) -> None:
+    """SQLite notices a full disk at COMMIT. The folder would keep the disk full."""
+    settings = Settings(_env_file=None, home=tmp_path)
+    make_tables(settings.database)
+    engine = open_engine(settings.database)
+    adopt(engine, tmp_path)
+    rows = DatasetRows(engine, now)
+    datasets, put = Datasets(DatasetStore.of(settings), rows), rows.put
+
+    def full(_connection: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    def put_on_a_full_disk(*args: Any, **options: Any) -> Any:
+        once(monkeypatch, engine.dialect, "do_commit", full)
+        return put(*args, **options)
+
+    once(monkeypatch, rows, "put", put_on_a_full_disk)
+    monkeypatch.setattr(rows, "hide", Mock(side_effect=Unavailable("The disk is full.")))
+    with pytest.raises(Unavailable, match="disk") as refused:
+        datasets.create("x", None, DEFAULT_FRACTIONS, progress=lambda *_: None, idempotency=key)
+    assert not refused.value.is_outcome_unknown
+    assert datasets.store.ids() == []
+    engine.dispose()

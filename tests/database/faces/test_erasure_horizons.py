@@ -4,7 +4,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -136,6 +136,31 @@ def logical_slot(url: str) -> Iterator[None]:
             connection.execute("SELECT pg_drop_replication_slot('feed')")
 
 
+@contextmanager
+def vacuum_of_another_table(url: str) -> Iterator[None]:
+    """As autovacuum works for minutes on a table with many deleted rows."""
+    with connected(url) as connection, connected(url) as other:
+        connection.execute("CREATE TABLE large AS SELECT generate_series(1, 200000) AS number")
+        connection.execute("DELETE FROM large")
+        other.execute("SET vacuum_cost_delay = 100; SET vacuum_cost_limit = 1")
+
+        def vacuum() -> None:
+            with suppress(Exception):  # it is cancelled
+                other.execute("VACUUM large")
+
+        thread = threading.Thread(target=vacuum)
+        thread.start()
+        try:
+            wait_for(url, "SELECT 1 FROM pg_stat_progress_vacuum")
+            connection.execute("SELECT pg_current_xact_id()")  # after the vacuum's snapshot
+            yield
+            assert thread.is_alive()
+        finally:
+            connection.execute("SELECT pg_cancel_backend(pid) FROM pg_stat_progress_vacuum")
+            thread.join()
+            connection.execute("DROP TABLE large")
+
+
 def wait_for(url: str, query: str) -> None:
     deadline = time.monotonic() + 60
     with connected(url) as connection:
@@ -179,6 +204,15 @@ def test_what_cannot_see_the_rows_keeps_no_erasure(
 ) -> None:
     with holder(address(engine)):
         data_key = erase_zenobia(faces, engine)
+        assert is_finished(faces, engine)
+        assert traces_in(engine, data_key) == []
+
+
+def test_a_vacuum_of_another_table_keeps_no_erasure(
+    faces: FaceRepositories, engine: Engine
+) -> None:
+    data_key = erase_zenobia(faces, engine)
+    with vacuum_of_another_table(address(engine)):
         assert is_finished(faces, engine)
         assert traces_in(engine, data_key) == []
 

@@ -53,7 +53,11 @@ def test_those_of_a_proxy_belong_to_many() -> None:
     assert to_evict(Fake("b"), known, LIMIT) == []
 
 
-@pytest.mark.parametrize("make", [head, idle])
+def queued(network: str) -> Fake:
+    return Fake(network, is_queued=True)
+
+
+@pytest.mark.parametrize("make", [head, idle, queued])
 def test_an_address_that_has_more_than_a_quarter_closes_only_its_own(make: type[Fake]) -> None:
     busy = [Fake() for _ in range(40)]
     others = [make("b") for _ in range(60)]

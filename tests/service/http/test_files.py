@@ -19,6 +19,7 @@ from contracts.jobs import Artifact
 from contracts.settings import Settings
 from models.store.downloads import _whole_zip, _zip_size, _zipped
 from service.http.files import _RANGE, FileContent, file_response
+from service.inference.fair_pool import CALLER, Caller
 from service.openapi import document
 from tests.service.parts import FakeServices
 
@@ -138,7 +139,7 @@ def test_the_document_is_sent_once(client: httpx.Client) -> None:
         assert client.get("/openapi.json", headers=headers).status_code == 304
 
 
-def test_the_ends_of_many_downloads_take_few_threads() -> None:
+def test_the_ends_of_many_downloads_take_few_threads_in_turn() -> None:
     running, most, lock = 0, 0, threading.Lock()
 
     def read(start: int) -> Iterator[bytes]:
@@ -151,23 +152,26 @@ def test_the_ends_of_many_downloads_take_few_threads() -> None:
             running -= 1
         yield b"abc"[start - 97 :]
 
-    async def last_bytes(parts: list[bytes]) -> None:
+    async def last_bytes(client: str, parts: list[tuple[str, bytes]]) -> None:
+        CALLER.set(Caller(client, 1))
         scope = {"type": "http", "method": "GET", "headers": [(b"range", b"bytes=98-")]}
         content = FileContent(100, '"e"', read, seeks=False)
         response = file_response(Request(scope), content, media_type="a/b", headers={})
         assert response.status_code == 206
         body = cast(AsyncIterator[bytes], cast(StreamingResponse, response).body_iterator)
-        parts.append(b"".join([part async for part in body]))
+        parts.append((client, b"".join([part async for part in body])))
 
-    async def all_at_once() -> list[bytes]:
-        parts: list[bytes] = []
+    async def all_at_once() -> list[tuple[str, bytes]]:
+        parts: list[tuple[str, bytes]] = []
         async with anyio.create_task_group() as group:
-            for _ in range(12):
-                group.start_soon(last_bytes, parts)
+            for client in ["greedy"] * 12 + ["other"] * 2:
+                group.start_soon(last_bytes, client, parts)
         return parts
 
-    assert anyio.run(all_at_once) == [b"bc"] * 12
-    assert most <= 2
+    parts = anyio.run(all_at_once)
+    assert [part for _, part in parts] == [b"bc"] * 14
+    assert most == 2
+    assert [client for client, _ in parts[:5]].count("other") == 2
 
 
 def test_others_are_answered_while_the_document_is_built(
