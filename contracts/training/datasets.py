@@ -1,5 +1,6 @@
 """Schemas of datasets: what clients see, and the listing in a dataset's folder."""
 
+import re
 from datetime import datetime
 from typing import Literal
 
@@ -13,9 +14,22 @@ MAX_NAME_LENGTH = 100
 REGION = r"^(whole|face|\d{1,5},\d{1,5},[1-9]\d{0,4},[1-9]\d{0,4})$"
 """A part of a video's frames: all, the face, or left, top, width and height in pixels."""
 
+_FRAME = re.compile(r"(.+)-(\d{5})((?:-\d+)?\.jpg)", re.ASCII | re.DOTALL)
+
 SplitName = Literal["train", "validation", "test"]
 FileStatus = Literal["admitted", "rejected"]
 LabelSource = Literal["folders", "file_names"]
+
+
+def frame_name(video: str, number: int) -> str:
+    """The file name of a frame of a video."""
+    return f"{video}-{number:05d}.jpg"
+
+
+def frame_of(path: str) -> tuple[str, int] | None:
+    """The video and the number of a frame, by its `frame_name`; None if it has another name."""
+    found = _FRAME.fullmatch(path)
+    return (found[1] + found[3], int(found[2])) if found else None
 
 
 class DatasetWarning(BaseModel):
@@ -57,6 +71,11 @@ class DatasetFile(BaseModel):
     code: str | None = Field(None, description="Why it was left out, or what is unusual about it.")
     detail: str | None = None
     action: str | None = Field(None, description="What was done with the file.")
+
+    @property
+    def frame(self) -> tuple[str, int] | None:
+        """See `frame_of`."""
+        return frame_of(self.path)
 
 
 class DatasetInfo(BaseModel):

@@ -197,12 +197,14 @@ def _admit(
 
 
 def _given_splits(listing: OpenListing, new: NewImages) -> list[Split | Literal["gap"] | None]:
-    if new.split is not None or new.video_gap is None:
+    if new.video_gap is None:
         return [new.split] * len(new.images)
     head = listing.head
     fractions = Fractions(head.validation, head.test, head.info.seed)
     frames = [image.data for image in new.images]
-    splits = video_splits(listing.files, new.label, frames, fractions, new.video_gap)
+    splits = video_splits(
+        listing.files, new.label, frames, fractions, new.video_gap, given=new.split
+    )
     return [split or "gap" for split in splits]
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import from_json, to_json
 
-from contracts.training.datasets import DatasetFile, FileStatus, Listing, SplitName
+from contracts.training.datasets import DatasetFile, FileStatus, Listing, SplitName, frame_of
 from models.datasets.listing import LISTING, damaged, not_found, read_listing, write_listing
 
 _STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
@@ -38,6 +38,7 @@ class ListedFile:
     """What counts and splits depend on; the rest of the file's entry stays in the listing.
 
     Attributes:
+        frame: See `frame_of`; None too if it was not given to training, where alone it matters.
         start: Where its entry begins in the listing, in bytes.
         end: Where its entry ends.
     """
@@ -49,6 +50,7 @@ class ListedFile:
     sha256: str | None
     size: int
     code: str | None
+    frame: tuple[str, int] | None
     start: int
     end: int
 
@@ -161,7 +163,7 @@ def _parsed(content: mmap.mmap, folder: str) -> OpenListing | None:
 
 
 def _listed(match: re.Match[bytes]) -> ListedFile:
-    _, status, label, split, given, sha256, size, code = match.groups()
+    path, status, label, split, given, sha256, size, code = match.groups()
     return ListedFile(
         status="admitted" if status == b"admitted" else "rejected",
         label=_text(label),
@@ -170,6 +172,7 @@ def _listed(match: re.Match[bytes]) -> ListedFile:
         sha256=None if sha256 == b"null" else sha256[1:-1].decode(),
         size=int(size),
         code=_text(code),
+        frame=frame_of(from_json(path)) if given == b'"train"' else None,
         start=match.start(),
         end=match.end(),
     )

@@ -4,17 +4,20 @@ Within each class the images are ordered by a hash of the seed and their content
 go to test, the next to validation. The same images and seed therefore give the same split on every
 machine and in any order, and an additional image moves few of the others.
 
-Frames of one video resemble their neighbors too much to be drawn one by one: `video_splits`.
+Frames of one video resemble their neighbors too much to be drawn one by one. Their splits are
+stretches of the video: `video_splits`.
 """
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from contracts.training.datasets import DatasetFile, FileStatus, SplitName
 from models.datasets.dataset import Split
+
+_MIN_VIDEO = 5  # frames; fewer may be images that are called so by chance
 
 
 class Splittable(Protocol):
@@ -28,6 +31,8 @@ class Splittable(Protocol):
     def given_split(self) -> SplitName | None: ...
     @property
     def sha256(self) -> str | None: ...
+    @property
+    def frame(self) -> tuple[str, int] | None: ...
 
 
 class SplitFile(Splittable, Protocol):
@@ -57,6 +62,11 @@ class Fractions:
         validation = _rounded(self.validation, images)
         return min(validation, max(0, images - 1 - test)), test
 
+    @property
+    def without_test(self) -> "Fractions":
+        """The same, but for images that are given to training."""
+        return replace(self, test=0.0)
+
 
 def _rounded(fraction: float, images: int) -> int:
     """The nearest whole number; at least 1 for a class of five or more images."""
@@ -77,7 +87,7 @@ def draw_splits(files: Sequence[Splittable], fractions: Fractions) -> list[Split
     """The split of every file; a rejected one has the split that it was given.
 
     Given splits are kept. If none of them is validation, some of the training images are used for
-    validation; the test split is never taken from them.
+    validation; the test split is never taken from them. Of each video that is its end.
     """
     splits = [file.given_split for file in files]
     admitted = [place for place, file in enumerate(files) if file.status == "admitted"]
@@ -85,7 +95,8 @@ def draw_splits(files: Sequence[Splittable], fractions: Fractions) -> list[Split
     has_validation = any(splits[place] == "validation" for place in admitted)
     training = [] if has_validation else [at for at in admitted if splits[at] == "train"]
     _draw(splits, files, free, fractions)
-    _draw(splits, files, training, Fractions(fractions.validation, 0.0, fractions.seed))
+    fractions = fractions.without_test
+    _draw(splits, files, _without_videos(splits, files, training, fractions), fractions)
     return splits
 
 
@@ -95,18 +106,23 @@ def video_splits(
     frames: Sequence[Hashable],
     fractions: Fractions,
     gap: int,
+    *,
+    given: Split | None = None,
 ) -> list[Split | None]:
     """The split of each frame of a video that is added to a class, in the video's order.
 
     The last frames go to test, as many as the class lacks, those before them to validation, and the
     others to training, except for those just before, which are left out: None. Equal frames have
-    the same split.
+    the same split. What `draw_splits` will take for validation is given to training here.
 
     Args:
         listed: All files of the dataset.
         frames: Equal if their images are.
         gap: Frames to leave out between training and the rest; at most a tenth of the training's.
+        given: The split that the client named.
     """
+    if given in {"validation", "test"}:
+        return [given] * len(frames)
     files = [file for file in listed if file.status == "admitted"]
     have = Counter(file.split for file in files if file.label == label)
     count = len(places := dict.fromkeys(frames))
@@ -115,19 +131,47 @@ def video_splits(
     most = (count, count) if have["train"] else fractions.counts(count)
     test = min(max(0, test - have["test"]), most[1])
     validation = min(max(0, validation - have["validation"]), most[0], count - test)
-    if any(file.given_split == "train" and file.split == "validation" for file in files):
-        validation = 0  # `draw_splits` takes it from the training images, of all classes
-    train = count - test - validation
-    left_out = min(gap, train // 10) if train < count else 0
+    part: Split = "validation"
+    left_out = min(gap, (count - test - validation) // 10)
+    if given or any(file.given_split == "train" and file.split == part for file in files):
+        part, test = "train", 0 if given else test
+        left_out = min(gap, (count - test) // 10)
+        rest = count - test - left_out
+        is_drawn = rest >= _MIN_VIDEO and all(file.given_split != "validation" for file in files)
+        validation = fractions.without_test.counts(rest)[0] if is_drawn else 0
+    if not validation + test:
+        left_out = 0
+    train = count - test - validation - left_out
     stretches: list[tuple[Split | None, int]] = [
-        ("train", train - left_out),
+        ("train", train),
         (None, left_out),
-        ("validation", validation),
+        (part, validation),
         ("test", test),
     ]
     splits = [split for split, length in stretches for _ in range(length)]
     split_of = dict(zip(places, splits, strict=True))
     return [split_of[frame] for frame in frames]
+
+
+def _without_videos(
+    splits: list[Split | None],
+    files: Sequence[Splittable],
+    places: Sequence[int],
+    fractions: Fractions,
+) -> list[int]:
+    """Use the end of each video at `places` for validation; return the other places."""
+    videos: dict[tuple[str | None, str], list[tuple[int, int]]] = defaultdict(list)
+    for place in places:
+        if frame := files[place].frame:
+            videos[files[place].label, frame[0]].append((frame[1], place))
+    done: set[int] = set()
+    for frames in videos.values():
+        if len(frames) >= _MIN_VIDEO:
+            order = [place for _, place in sorted(frames)]
+            done.update(order)
+            for place in order[len(order) - fractions.counts(len(order))[0] :]:
+                splits[place] = "validation"
+    return [place for place in places if place not in done]
 
 
 def _draw(

@@ -14,7 +14,7 @@ import cv2
 from contracts.errors import InvalidVideo
 from contracts.queue.messages import Pixels
 from contracts.settings import Settings
-from contracts.training.datasets import VideoFrames
+from contracts.training.datasets import VideoFrames, frame_name
 from models.datasets.addition import NewImage
 from models.faces.detection.finder import FaceFinder
 from models.faces.liveness.video import VideoLimits, read_frames
@@ -78,7 +78,7 @@ def take_images(
             else:
                 pixels = frame.pixels
             if pixels is not None:
-                yield NewImage(f"{frames.name}-{counts.read:05d}.jpg", _jpeg(pixels))
+                yield NewImage(frame_name(frames.name, counts.read), _jpeg(pixels))
                 taken += 1
                 if taken >= frames.max_frames:
                     return

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.training.datasets import DatasetFile, SplitName
+from contracts.training.datasets import DatasetFile, SplitName, frame_name
 from models.datasets.report import digest
 from models.datasets.splitting import Fractions, split_files, video_splits
 
@@ -126,3 +126,38 @@ def test_equal_frames_of_a_video_have_one_split() -> None:
     frames = [*range(10), *[3] * 30]
     splits = video_splits([], "a", frames, Fractions(0.15, 0.15, 0), 0)
     assert splits[6:] == ["validation", "validation", "test", "test", *["train"] * 30]
+
+
+@given(st.integers(5, 200), FRACTIONS, st.integers(0, 10), st.sampled_from([None, "train"]))
+@settings(max_examples=100)
+def test_validation_that_is_drawn_from_a_video_is_its_end(
+    count: int, fractions: Fractions, gap: int, split: SplitName | None
+) -> None:
+    """Validation is drawn from training, of photos and of a video."""
+    photos = [one.model_copy(update={"given_split": "train"}) for one in files({"a": 40, "b": 40})]
+    before = split_files(photos, fractions)
+    stretches = video_splits(before, "a", range(count), fractions, gap, given=split)
+    if "validation" in stretches:
+        assert (split, {one.split for one in before}) == (None, {"train"})
+        return  # nothing is drawn
+    frames = [
+        one.model_copy(update={"path": f"a/{frame_name('v', number)}", "given_split": stretch})
+        for number, (one, stretch) in enumerate(zip(files({"a": count}), stretches, strict=True))
+        if stretch is not None
+    ]
+    after = split_files([*frames, *before], fractions)
+    found = [one.split for one in after[: len(frames)]]
+    tested = stretches.count("test")
+    training = len(found) - tested
+    if training < 5:
+        return  # its frames are drawn with the others
+    assert after[len(frames) :] == before
+    validation = fractions.without_test.counts(training)[0]
+    train = training - validation
+    assert found == ["train"] * train + ["validation"] * validation + ["test"] * tested
+    assert tested == 0 or split is None
+    if None in stretches:
+        assert stretches.index(None) == train
+    given_one = files({"b": 1})[0].model_copy(update={"given_split": "validation"})
+    whole = video_splits([*before, given_one], "a", range(count), fractions, gap, given="train")
+    assert whole == ["train"] * count

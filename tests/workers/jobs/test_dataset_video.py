@@ -144,6 +144,16 @@ def test_neighboring_frames_are_in_one_split(
     assert not result["dataset"]["warnings"]
 
 
+def test_validation_is_the_end_of_a_video_that_is_sent_for_training(
+    tmp_path: Path, settings: Settings, rows: DatasetRows, dataset: str, video: bytes
+) -> None:
+    result = run(work_on(tmp_path / "job", video, dataset, rate=10, split="train"), settings)
+    files = DatasetStore.of(settings).listing(dataset).files
+    assert [file.split for file in files] == ["train"] * 23 + ["validation"] * 4
+    assert {file.given_split for file in files} == {"train"}
+    assert result["frames"] == {"read": 30, "left_out": {"between_splits": 3}}
+
+
 def test_a_part_of_a_very_wide_video_is_in_its_own_pixels(
     tmp_path: Path, settings: Settings, dataset: str
 ) -> None:
