@@ -119,6 +119,8 @@ def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
     the model is still served; if there is none, the model is no longer served until a version is
     promoted. One that was refused or never promoted does not become champion.
 
+    Those that are damaged or in quarantine are deleted too, if anything in them names the subject.
+
     Returns:
         The deleted versions.
     """
@@ -126,7 +128,12 @@ def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
     for trained in trained_versions:
         with suppress(VersionNotFound):  # another process may be deleting it too
             _delete(store, trained, subject_id)
-    return trained_versions
+    damaged = [
+        TrainedVersion(model, version)
+        for model in store.names()
+        for version in store.delete_damaged(model, subject_id)
+    ]
+    return trained_versions + damaged
 
 
 def _delete(store: Store, trained: TrainedVersion, subject_id: str) -> None:

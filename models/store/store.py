@@ -35,6 +35,7 @@ from contracts.wording import few
 from models.locks import LOCK_SECONDS, locked
 from models.store.aliases import ALIASES, Aliases, DamagedAliasesError
 from models.store.hardlinks import link_tree
+from models.store.labels import LABELS
 from models.store.manifest import (
     DERIVED,
     MANIFEST,
@@ -369,6 +370,31 @@ class Store:
             with self.staging() as trash:  # one rename, so no reader sees a half-deleted version
                 folder.rename(trash / "deleted")
 
+    def delete_damaged(self, model: str, text: str) -> list[int]:
+        """Delete versions that can never be served, in quarantine or not, which mention a text.
+
+        Args:
+            text: What is looked for in the manifest, or what is left of it, and in the labels.
+
+        Returns:
+            The deleted versions.
+
+        Raises:
+            LockHeldError: As `promote`.
+            OSError: One cannot be read at the moment.
+        """
+        home, deleted = self._folder(model), list[int]()
+        folders = [home / _QUARANTINE / str(version) for version in self.quarantined(model)]
+        folders += [home / str(version) for version in self.numbers(model)]
+        for folder in folders:
+            if not (_is_damaged(folder) and _mentions(folder, text)):
+                continue
+            with self._locked_model(model) as aliases, self.staging() as trash:
+                aliases.with_version(int(folder.name)).write(home)
+                folder.rename(trash / "deleted")
+                deleted.append(int(folder.name))
+        return deleted
+
     def verify(self, model: str, version: int) -> list[str]:
         """Compare every file of a version with its manifest; quarantine a damaged version.
 
@@ -478,3 +504,21 @@ def _checked(pattern: str, name: str, what: str) -> str:
         return name
     first = "a letter" if pattern == ALIAS_NAME else "a letter or a digit"
     raise ValidationFailed(f"{what} is 1 to 64 of a-z, 0-9, '-' and '_', and begins with {first}.")
+
+
+def _is_damaged(folder: Path) -> bool:
+    if folder.parent.name == _QUARANTINE:
+        return True
+    try:
+        read_manifest(folder)
+    except DamagedManifestError as error:
+        return unreadable(error) is None
+    return False
+
+
+def _mentions(folder: Path, text: str) -> bool:
+    for name in (MANIFEST, LABELS):
+        with suppress(FileNotFoundError):
+            if text.encode() in (folder / name).read_bytes():
+                return True
+    return False

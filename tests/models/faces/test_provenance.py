@@ -90,3 +90,15 @@ def test_a_model_without_versions_is_no_longer_served(store: Store) -> None:
     with pytest.raises((VersionNotFound, ModelNotFound)):
         store.resolve("door")
     assert erase(store, "sub_bob") == []
+
+
+def test_damaged_versions_of_the_subject_are_deleted_too(store: Store, tmp_path: Path) -> None:
+    for version in (1, 2):
+        (store.path("door", version) / "labels.json").write_bytes(b"changed")
+        assert store.verify("door", version)
+    cut, of_others = tmp_path / "door" / "3" / "manifest.json", add(store, "door", ["sub_eve"])
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (tmp_path / "door" / str(of_others) / "manifest.json").write_bytes(b"{")
+    assert erase(store, "sub_ada") == [TrainedVersion("door", 1), TrainedVersion("door", 3)]
+    assert (store.quarantined("door"), store.numbers("door")) == ([2], [of_others])
+    assert add(store, "door", None) == of_others + 1, "numbers are not used again"
