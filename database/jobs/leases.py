@@ -244,13 +244,16 @@ class Leases:
         lease: Lease,
         *,
         stopped: bool = False,
+        pause: float = 0,
         out_of_memory: bool = False,
         crashed: bool = False,
     ) -> bool:
         """Give the job back unfinished, so that the next attempt need not wait for the lease.
 
         Args:
-            stopped: The worker was asked to stop, so the attempt does not count.
+            stopped: The attempt does not count: the worker was asked to stop, or another process
+                has the job's folder.
+            pause: Seconds until the next attempt.
             out_of_memory: The system killed the process because memory ran out.
             crashed: The process crashed.
 
@@ -258,7 +261,7 @@ class Leases:
             False if the job was no longer held.
         """
         now = self._clock()
-        free: dict[str, Any] = {"lease_until": now - timedelta(microseconds=1)}
+        free: dict[str, Any] = {"lease_until": now + timedelta(seconds=pause, microseconds=-1)}
         if stopped:
             free["stalled"] = case((JobRecord.stalled > 0, JobRecord.stalled - 1), else_=0)
         with writing(self._engine) as session:

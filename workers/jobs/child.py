@@ -51,6 +51,7 @@ log = structlog.get_logger()
 
 EXIT_ENDED = 0
 EXIT_UNFINISHED = 75  # EX_TEMPFAIL: the parent gives the job back
+EXIT_LOCKED = 76  # likewise; another process, such as one that is frozen, has its folder
 _LOCK_SECONDS = LEASE_SECONDS / 2
 _PUBLISHING = {"training", "sweep", "quantize"}
 """The kinds of jobs that publish or promote versions."""
@@ -159,7 +160,7 @@ class _Child:
             ).run()
         except (Unavailable, TimeoutError) as error:
             log.warning("job_interrupted", job=job_id, error=str(error))
-            return EXIT_UNFINISHED
+            return EXIT_LOCKED if isinstance(error, TimeoutError) else EXIT_UNFINISHED
         finally:
             self._engine.dispose()  # no connection is held between two jobs
 

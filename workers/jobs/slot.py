@@ -18,7 +18,7 @@ from contracts.tracing.spans import current_span
 from database.installation import home_id
 from database.jobs.files import JobFiles
 from database.jobs.leases import Lease, Leases
-from workers.jobs.child import EXIT_ENDED, max_hours, overdue_error
+from workers.jobs.child import EXIT_ENDED, EXIT_LOCKED, max_hours, overdue_error
 from workers.jobs.context import run_seconds
 from workers.jobs.handlers import TABLE
 from workers.jobs.process import WorkProcess
@@ -37,6 +37,8 @@ _KEPT_SECONDS = 60.0
 _KEPT_JOBS = 25
 # Pause after a child that failed at once, so that a broken machine does not use up the attempts.
 _BACKOFF_SECONDS = 0.5
+# How long nobody tries a job again whose folder another process has; others of the queue run.
+_LOCKED_SECONDS = LEASE_SECONDS / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,7 @@ class Slot:
             part.fail("child_lost")
         stopped = context.stopping.is_set()
         log.warning("child_lost", job=lease.job_id, attempt=lease.attempt, status=status)
-        self._give_back(lease, child, stopped=stopped)
+        self._give_back(lease, child, stopped=stopped, locked=status == EXIT_LOCKED)
         if not stopped and time.monotonic() < started + _BACKOFF_SECONDS:
             context.stopping.wait(_BACKOFF_SECONDS)
 
@@ -160,7 +162,7 @@ class Slot:
             self._kept.kill()
             self._kept = None
 
-    def _give_back(self, lease: Lease, child: WorkProcess, *, stopped: bool) -> None:
+    def _give_back(self, lease: Lease, child: WorkProcess, *, stopped: bool, locked: bool) -> None:
         """End the job if it was cancelled; otherwise release it for the next attempt."""
         context = self._context
         if context.leases.status(lease) == "cancelled":
@@ -169,7 +171,8 @@ class Slot:
         else:
             context.leases.release(
                 lease,
-                stopped=stopped,
+                stopped=stopped or locked,
+                pause=_LOCKED_SECONDS if locked and not stopped else 0,
                 out_of_memory=child.ran_out_of_memory(),
                 crashed=child.has_crashed(),
             )

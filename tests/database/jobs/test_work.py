@@ -200,6 +200,20 @@ def test_stopped_worker_costs_no_attempt(jobs: Jobs, leases: Leases) -> None:
     assert leases.claim_next("training", "w1", 60) is not None
 
 
+def test_a_job_may_be_given_back_for_later(jobs: Jobs, leases: Leases, clock: Clock) -> None:
+    locked = made(jobs).id
+    for _ in range(3 * MAX_STALLED_ATTEMPTS):
+        lease = taken(leases)
+        assert lease.job_id == locked
+        assert leases.release(lease, stopped=True, pause=30)
+        clock.advance(29)
+        assert leases.claim_next("training", "w2", 60) is None
+        clock.advance(1)
+    other = made(jobs).id
+    assert leases.release(taken(leases), stopped=True, pause=30)
+    assert taken(leases, "w2").job_id == other, "it has its turn meanwhile"
+
+
 def test_jobs_of_a_dead_worker_are_free_at_once(jobs: Jobs, leases: Leases) -> None:
     ids = {made(jobs).id, made(jobs).id}
     assert {taken(leases).job_id, taken(leases).job_id} == ids

@@ -3,10 +3,12 @@
 import errno
 import json
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import gettempdir
+from threading import Event
 from typing import Any
 
 import psutil
@@ -17,12 +19,16 @@ from contracts.errors import Unavailable
 from contracts.jobs import FINISHED, LEASE_SECONDS, Job, JobKind
 from contracts.settings import MIB
 from contracts.tracing.origin import NO_ORIGIN, Origin, TraceContext, set_origin
-from database.engine import writing
+from database.engine import reading, writing
 from database.installation import FILE
 from database.jobs.leases import MAX_CRASHES, MAX_STALLED_ATTEMPTS
 from database.tables import JobRecord
 from tests.collector import collecting
 from tests.workers.jobs.installation import Installation
+from workers.jobs.slot import Slot, SlotContext
+from workers.jobs.worker_id import new_worker_id
+
+KINDS = "tests.workers.jobs.job_handlers:KINDS"
 
 
 def test_job_runs_from_input_to_result(installation: Installation) -> None:
@@ -372,6 +378,38 @@ def test_child_that_lost_its_lease_changes_nothing(installation: Installation) -
     assert after.entries == before.entries
     assert (after.job.state, after.job.attempt) == ("running", 7)
     assert installation.files.work(job_id).exists()
+
+
+IMPATIENT_CHILD = """
+import sys
+from workers.jobs import child
+child._LOCK_SECONDS = 0.1
+sys.exit(child.main(sys.argv[1:]))
+"""
+
+
+def test_a_job_whose_folder_a_frozen_process_has_waits_for_it(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `docker pause`: the attempts of the other worker must not use the job up."""
+
+    def command(_module: str, *arguments: str) -> list[str]:
+        return [sys.executable, "-c", IMPATIENT_CHILD, *arguments]
+
+    monkeypatch.setattr("workers.jobs.process.module_command", command)
+    monkeypatch.setenv("OPSIN_HOME", str(installation.home))
+    job_id, files = installation.submit("training", steps=1, pause=0), installation.files
+    worker, leases, settings = new_worker_id(), installation.leases, installation.settings
+    slot = Slot("training", SlotContext(worker, leases, files, settings, Event(), KINDS))
+    with files.locked(job_id, 0):
+        assert slot._run_next()
+        assert not slot._run_next(), "nobody tries again at once"
+    with reading(installation.engine) as session:
+        record = session.get_one(JobRecord, job_id)
+        assert (record.state, record.attempt, record.stalled) == ("running", 1, 0)
+    assert leases.release_all(worker) == 1  # in place of the pause
+    assert slot._run_next()
+    assert installation.jobs.get(job_id).state == "succeeded"
 
 
 def test_a_trace_tells_of_every_attempt_even_of_one_that_was_killed(
