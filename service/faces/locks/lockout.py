@@ -173,6 +173,15 @@ class Lockout:
             devices = redis_keys.face_devices(subject_id)
             return await self._client.zscore(devices, caller.known_as) is not None
 
+    async def forget_device(self, subject_id: str, caller: Caller) -> None:
+        """Count a device of a subject as one that has never matched.
+
+        Raises:
+            Unavailable: Redis does not answer.
+        """
+        with redis_required():
+            await self._client.zrem(redis_keys.face_devices(subject_id), caller.known_as)
+
     async def require_open(self, caller: Caller) -> None:
         """Refuse a caller who is locked out, without reserving a place.
 

@@ -6,11 +6,13 @@ from fastapi import APIRouter, Path, Request, Response
 
 from contracts.faces.devices import Device, Devices, NewDevice, SubjectExport
 from contracts.faces.subjects import SUBJECT_ID
+from contracts.names import composed
 from service.auth import audit
 from service.auth.principal import actor_of
 from service.dependencies import ServicesDep
 from service.faces import examples as face_examples
 from service.faces.device_keys import register
+from service.faces.locks.attempts import caller_of
 from service.faces.privacy.export import export
 from service.faces.subjects import embedder_in_force
 from service.http.errors import problem_responses
@@ -89,8 +91,13 @@ async def delete_device(
     device_id: Annotated[str, Path(max_length=128, description="As it was registered.")],
     services: ServicesDep,
 ) -> Response:
-    """Remove a device, for example a lost one. Its signatures count no longer."""
-    devices = services.faces.repositories.devices
+    """Remove a device, for example a lost one. Its signatures count no longer.
+
+    A login from it is then one from an unknown device.
+    """
+    faces, devices = services.faces, services.faces.repositories.devices
+    caller = await caller_of(faces, request, composed(device_id))
+    await faces.lockout.forget_device(subject_id, caller)
     await run_in_threadpool(devices.remove, subject_id, device_id, actor=actor_of(request))
     return Response(status_code=204)
 

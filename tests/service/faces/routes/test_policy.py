@@ -27,7 +27,7 @@ from contracts.faces.subjects import (
     embedder_of,
 )
 from contracts.queue.messages import Vector
-from contracts.queue.redis_keys import face_lock
+from contracts.queue.redis_keys import face_devices, face_lock
 from contracts.settings import MIB, Settings
 from database.engine import open_engine, writing
 from database.tables import FaceTemplateRecord
@@ -357,7 +357,7 @@ def test_a_signed_login_is_marked_in_its_token(client: httpx.Client, ada: str) -
 
 
 def test_a_device_is_the_same_in_any_spelling_and_hides_nothing(
-    client: httpx.Client, fakes: FakeServices, ada: str
+    client: httpx.Client, fakes: FakeServices, valkey: RealValkey, ada: str
 ) -> None:
     devices, decomposed = f"{URL}/subjects/{ada}/devices", "Zoe\u0308's phone"
     client.post(devices, json={"device_id": decomposed, "public_key": PUBLIC})
@@ -378,7 +378,11 @@ def test_a_device_is_the_same_in_any_spelling_and_hides_nothing(
             refused = client.post(f"{URL}/{path}", data=sent, files=clip)
             assert code(refused, 422) == "validation_error"
             assert "device_id" in refused.text
-    assert client.delete(f"{devices}/{decomposed}").status_code == 204
+    known = face_devices(ada)
+    with redis.Redis.from_url(valkey.url) as store:
+        assert store.zcard(known) == 1
+        assert client.delete(f"{devices}/{decomposed}").status_code == 204
+        assert store.zcard(known) == 0, "its logins are those of an unknown device"
     # An earlier release kept the spelling.
     fakes.faces.repositories.devices.add(ada, decomposed, PUBLIC)
     assert client.delete(f"{devices}/{decomposed}").status_code == 204
