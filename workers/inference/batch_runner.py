@@ -15,6 +15,7 @@ import numpy as np
 import structlog
 
 from contracts.errors import OpsinError
+from contracts.failures import is_out_of_memory
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.metrics.registry import Metrics
 from contracts.queue.messages import Item, Reply, Vector
@@ -298,7 +299,7 @@ class BatchRunner:
         if trace is not None:
             trace.ran(share.items, waits, run.began_at, "internal_error")
         if run.size == 1:
-            if share.operation and _is_out_of_memory(failure) and share.items[0].attempt == 1:
+            if share.operation and is_out_of_memory(failure) and share.items[0].attempt == 1:
                 raise OutOfMemoryError(f"{share.queue.key}: {failure}") from failure
             self._statistics.record_failure(share.queue.model, version)
             error = ("internal_error", "The network failed on this image.")
@@ -394,15 +395,6 @@ def _finite(share: Share, outputs: Sequence[ItemOutput]) -> Sequence[ItemOutput]
     if not all(np.isfinite(output.vector).all() for output in outputs):
         raise FloatingPointError(f"{share.queue.key} gave a value that is not a number")
     return outputs
-
-
-def _is_out_of_memory(failure: Exception) -> bool:
-    """Whether that is what Python, NumPy, OpenVINO or TensorFlow report."""
-    return (
-        isinstance(failure, MemoryError)
-        or "bad_alloc" in str(failure)
-        or type(failure).__name__ == "ResourceExhaustedError"
-    )
 
 
 def _waits(items: Sequence[Item], now: float) -> list[float]:

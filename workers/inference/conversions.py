@@ -13,10 +13,10 @@ import redis
 import structlog
 
 from contracts.errors import InternalError, OpsinError
+from contracts.failures import disk_error
 from contracts.queue import redis_keys
 from models.store.derived import DerivedFormat, convert
 from models.store.store import Store
-from workers.jobs.disk import disk_error
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class ConversionRunner:
         except OpsinError as error:
             failures.append(error)
         except Exception as error:
-            if isinstance(error, OSError) and (unusable := disk_error(error)) is not None:
+            if (unusable := disk_error(error)) is not None:
                 failures.append(unusable)
                 return
             log.exception("conversion_failed", model=model, version=version, kind=kind)

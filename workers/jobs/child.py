@@ -21,7 +21,8 @@ import structlog
 from redis import RedisError
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
-from contracts.errors import DiskUnusable, InternalError, NotFound, OpsinError, Unavailable
+from contracts.errors import DiskUnusable, InternalError, OpsinError, Unavailable
+from contracts.failures import client_error
 from contracts.files import has_room
 from contracts.jobs import LEASE_SECONDS, MAX_NICENESS, PICTURE_KINDS, Progress
 from contracts.logs import configure_logs
@@ -43,7 +44,7 @@ from database.jobs.leases import Lease, Leases
 from models.processes import end_with_parent, lower_priority
 from workers.jobs.consents import Consents
 from workers.jobs.context import LeasedWork, json_safe
-from workers.jobs.disk import becomes_usable, disk_error
+from workers.jobs.disk import becomes_usable
 from workers.jobs.handlers import TABLE, load_handler
 from workers.jobs.memory import reserved_memory
 
@@ -339,24 +340,10 @@ def _code_of(outcome: dict[str, Any] | OpsinError | WorkStoppedError) -> str:
 
 
 def _client_error(error: Exception, kind: str) -> OpsinError:
-    """Translate an unexpected exception to an error for the client, without details."""
+    """As `client_error`; another attempt if the queue does not answer."""
     if isinstance(error, RedisError):
         return Unavailable("The queue does not answer.")
-    if isinstance(error, FileNotFoundError):
-        name = Path(str(error.filename or "")).name
-        return NotFound(
-            f"A file that this job needs has been deleted{f': {name}' if name else ''}. Check the "
-            "dataset and the model that it uses, then send the request again."
-        )
-    if isinstance(error, OSError) and (unusable := disk_error(error)) is not None:
-        return unusable
-    if isinstance(error, MemoryError):
-        return InternalError("Out of memory. Use a smaller batch, image or network.")
-    if isinstance(error, ImportError):
-        return InternalError(
-            f"This worker cannot do '{kind}'. `opsin doctor` may say what is missing."
-        )
-    return InternalError("The work failed; the job worker's log says why.")
+    return client_error(error, kind)
 
 
 def max_hours(settings: Settings, kind: str) -> float:

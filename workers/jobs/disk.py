@@ -4,7 +4,6 @@ A full disk usually stays full, and a job that is started ten more times only hi
 the job waits here once, for seconds; if nothing changes, it fails with the reason.
 """
 
-import errno
 import os
 import secrets
 import time
@@ -12,34 +11,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from contracts.errors import DiskUnusable, NeedsOperator, OpsinError
 from contracts.settings import MIB
 
-FULL = {errno.ENOSPC, errno.EDQUOT}
-_READ_ONLY = {errno.EROFS}
-_FORBIDDEN = {errno.EACCES, errno.EPERM}
 _POLL_SECONDS = 0.5
 _FREED_BYTES = 64 * MIB  # this much more room is a reason to try again
-
-
-def disk_error(error: OSError) -> OpsinError | None:
-    """What to tell the client of an error in writing; None if the disk is not the reason."""
-    if error.errno in FULL:
-        return DiskUnusable(
-            "The disk of the worker is full. Once its operator has made room, send the "
-            "request again."
-        )
-    if error.errno in _READ_ONLY:
-        return DiskUnusable(
-            "The disk of the worker is read-only. Once its operator has mended that, send the "
-            "request again."
-        )
-    if error.errno in _FORBIDDEN:
-        return NeedsOperator(
-            "The job worker may not write to a file or folder of OPSIN_HOME. Its operator has to "
-            "correct the owner or the permissions; the job worker's log names it."
-        )
-    return None
 
 
 def becomes_usable(folders: Sequence[Path], seconds: float, may_wait: Callable[[], object]) -> bool:

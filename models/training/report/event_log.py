@@ -4,16 +4,19 @@ Training, validation and test are runs with the same tags, as Keras writes them,
 draws their curves into one chart.
 
 A log is bounded: of a long training, later points within epochs and histograms are left out more
-and more, and all of them while the disk has no room for them.
+and more, and all of them while the disk has no room for them. If the disk is full, the log is
+given up, and the training goes on.
 """
 
 import io
+import logging
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import keras
 import numpy as np
@@ -21,7 +24,13 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.histogram.metadata import create_summary_metadata
 
+from contracts.errors import DiskUnusable
+from contracts.failures import disk_error
 from contracts.files import has_room
+
+P = ParamSpec("P")
+
+_LOG = logging.getLogger(__name__)
 
 _BUCKETS = 30  # as many as TensorBoard's own
 _RUNS = (("training", ""), ("validation", "val_"))
@@ -64,16 +73,40 @@ class _Thinning:
         return True
 
 
+def _while_the_disk_has_room(
+    write: Callable[Concatenate["EventLog", P], None],
+) -> Callable[Concatenate["EventLog", P], None]:
+    """Give the log up if the disk is full, rather than the training."""
+
+    @wraps(write)
+    def guarded(log: "EventLog", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        if log.is_given_up:
+            return
+        try:
+            write(log, *args, **kwargs)
+        except (tf.errors.OpError, OSError) as error:
+            if not isinstance(disk_error(error), DiskUnusable):
+                raise
+            log.is_given_up = True
+            _LOG.warning("the log of the training is given up: %s", error)
+
+    return guarded
+
+
 class EventLog:
     """The log of one attempt. It empties the folder: a resumed training logs all epochs again.
 
     Args:
         folder: Of the log.
         kept_bytes: Of the disk, which points within epochs and histograms leave free.
+
+    Attributes:
+        is_given_up: Whether the disk was full; what had been logged before remains.
     """
 
     def __init__(self, folder: Path, kept_bytes: int = 0) -> None:
         shutil.rmtree(folder, ignore_errors=True)
+        self.is_given_up = False
         self._folder = folder
         self._writers = {
             name: tf.summary.create_file_writer(str(folder / name)) for name, _ in _RUNS
@@ -83,6 +116,7 @@ class EventLog:
         self._batches = _Thinning(_FIRST_BATCHES, _MORE_BATCHES)
         self._histograms = _Thinning(_FIRST_HISTOGRAMS, _MORE_HISTOGRAMS)
 
+    @_while_the_disk_has_room
     def row(self, row: Mapping[str, Any]) -> None:
         """Log an epoch's numbers, counting epochs over all phases."""
         key = (row.get("phase"), row.get("epoch"))
@@ -103,6 +137,7 @@ class EventLog:
                     tf.summary.scalar(name, value)
             self._writers[run].flush()
 
+    @_while_the_disk_has_room
     def graph(self, model: keras.Model) -> None:
         """Log the graph of a network, its layers as name scopes."""
         shape = (1, *model.inputs[0].shape[1:])
@@ -112,6 +147,7 @@ class EventLog:
         with self._writers["training"].as_default(0):
             tf.summary.graph(traced.graph)
 
+    @_while_the_disk_has_room
     def batch(self, steps: int, loss: float, accuracy: float) -> None:
         """Log a batch's numbers after a number of steps, unless there are too many."""
         if not self._batches.keeps() or not self._has_room():
@@ -121,6 +157,7 @@ class EventLog:
             tf.summary.scalar("batch/accuracy", accuracy)
         self._writers["training"].flush()
 
+    @_while_the_disk_has_room
     def weights(self, model: keras.Model) -> None:
         """Log histograms of the weights that are trained, after the last epoch that was logged.
 
@@ -134,6 +171,7 @@ class EventLog:
                 tf.summary.write(variable.path, buckets, metadata=create_summary_metadata(None, ""))
         self._writers["training"].flush()
 
+    @_while_the_disk_has_room
     def tested(self, loss: float, accuracy: float) -> None:
         """Log the numbers of the test images after the last epoch that was logged."""
         if "test" not in self._writers:
@@ -143,11 +181,13 @@ class EventLog:
             tf.summary.scalar("accuracy", accuracy)
         self._writers["test"].flush()
 
+    @_while_the_disk_has_room
     def image(self, name: str, png: bytes) -> None:
         """Log an image."""
         with self._writers["training"].as_default(len(self._steps)):
             tf.summary.image(name, tf.io.decode_png(png, channels=3)[None])
 
+    @_while_the_disk_has_room
     def text(self, name: str, markdown: str) -> None:
         """Log a text."""
         with self._writers["training"].as_default(0):
@@ -156,6 +196,10 @@ class EventLog:
     def _has_room(self) -> bool:
         return not self._kept_bytes or has_room(self._folder, _MOST_BYTES, self._kept_bytes)
 
+    @_while_the_disk_has_room
+    def _close(self, writer: tf.summary.SummaryWriter) -> None:
+        writer.close()
+
     def close(self) -> bytes:
         """Close the log.
 
@@ -163,7 +207,7 @@ class EventLog:
             A zip of it, for clients that see the job only through the API.
         """
         for writer in self._writers.values():
-            writer.close()
+            self._close(writer)
         archive_bytes = io.BytesIO()
         with zipfile.ZipFile(archive_bytes, "w", zipfile.ZIP_DEFLATED) as archive:
             for path in sorted(self._folder.rglob("*tfevents*")):

@@ -7,13 +7,15 @@ from threading import Timer
 from typing import Any, cast
 
 import pytest
+import tensorflow as tf
 
-from contracts.errors import Unavailable
+from contracts.errors import DiskUnusable, Unavailable
+from contracts.failures import client_error, disk_error
 from contracts.settings import MIB, Settings
 from contracts.work import WorkStoppedError
 from database.jobs.leases import Lease
 from workers.jobs import child, disk
-from workers.jobs.disk import becomes_usable, disk_error
+from workers.jobs.disk import becomes_usable
 
 
 def test_nothing_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,6 +59,17 @@ def test_cancelled_job_does_not_wait(tmp_path: Path) -> None:
 
     with pytest.raises(WorkStoppedError):
         becomes_usable([tmp_path], 60, stopped)
+
+
+def test_a_full_disk_is_recognized_without_a_number() -> None:
+    copied = shutil.Error([("a", "b", "[Errno 28] No space left on device: 'b'")])
+    written = tf.errors.ResourceExhaustedError(
+        None, None, "/x/saved_model; No space left on device"
+    )
+    for error in (copied, written):
+        assert isinstance(client_error(error, "training"), DiskUnusable)
+    memory = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+    assert "Out of memory" in client_error(memory, "training").detail
 
 
 def test_other_errors_are_not_the_disks() -> None:

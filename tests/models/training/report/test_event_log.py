@@ -73,6 +73,30 @@ def test_a_log_leaves_room_on_the_disk(tmp_path: Path) -> None:
     assert tags(tmp_path) == {"loss": 1}
 
 
+def test_on_a_full_disk_the_log_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the training goes on, as it does without a checkpoint."""
+
+    def full(*_: object, **__: object) -> None:
+        raise tf.errors.ResourceExhaustedError(None, None, "x.v2; No space left on device")
+
+    log = EventLog(tmp_path)
+    log.row({"phase": "head", "epoch": 1, "loss": 0.5})
+    monkeypatch.setattr(tf.summary, "scalar", full)
+    log.row({"phase": "head", "epoch": 2, "loss": 0.5})
+    monkeypatch.setattr(tf.summary, "image", full)
+    log.image("x", b"")
+    assert log.close()
+    assert tags(tmp_path) == {"loss": 1}
+    log = EventLog(tmp_path)
+    monkeypatch.setattr(
+        tf.summary, "scalar", lambda *_: tf.constant([1, 2]) + tf.constant([1, 2, 3])
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        log.row({"phase": "head", "epoch": 1, "loss": 0.5})
+
+
 @pytest.mark.parametrize("name", VALUES)
 def test_histograms_of_weights_are_those_of_tensorboard(name: str, tmp_path: Path) -> None:
     log, model = EventLog(tmp_path), layer_of(VALUES[name])
