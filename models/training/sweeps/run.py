@@ -8,6 +8,7 @@ import csv
 import gc
 import io
 import json
+import logging
 import shutil
 import time
 from collections.abc import Sequence
@@ -18,15 +19,25 @@ from typing import Any
 
 import keras
 
-from contracts.errors import ModelNotFound, NotTrainable, OpsinError, VersionInUse, VersionNotFound
+from contracts.errors import (
+    DiskUnusable,
+    ModelNotFound,
+    NotTrainable,
+    OpsinError,
+    VersionInUse,
+    VersionNotFound,
+)
+from contracts.failures import client_error
 from contracts.jobs import JobError, Progress
 from contracts.settings import Settings
 from contracts.training.sweeps import SweepRequest, SweepResult, SweepRow, SweepTraining
 from contracts.training.training_result import TrainingResult
-from contracts.work import CountsEpochs, HasScopes, Work
+from contracts.work import CountsEpochs, HasScopes, Work, WorkStoppedError
 from models.store.manifest import write_atomically
 from models.store.store import Store
 from models.training import run as training
+
+_LOG = logging.getLogger(__name__)
 
 _ROWS = "rows.json"
 _EPOCHS = "epochs.json"
@@ -129,10 +140,17 @@ class _Sweep:
         began = time.monotonic()
         try:
             result = TrainingResult.model_validate(training.run(part, self.settings))
-        except OpsinError as error:
-            if error.is_passing:
+        except WorkStoppedError:
+            raise
+        except Exception as error:
+            if isinstance(error, OpsinError):
+                failure = error
+            else:
+                _LOG.exception("training %d failed", number)
+                failure = client_error(error, "training")
+            if failure.is_passing or isinstance(failure, DiskUnusable):
                 raise
-            failed = JobError(code=error.code, detail=error.detail)
+            failed = JobError(code=failure.code, detail=failure.detail)
             return SweepRow(number=number, values=planned.values, error=failed)
         finally:
             keras.utils.clear_session()

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from contracts.errors import NotTrainable
@@ -15,6 +16,7 @@ from contracts.training.sweeps import SweepResult
 from contracts.work import WorkStoppedError
 from models.datasets.store import DatasetStore
 from models.store.store import Store
+from models.training import run as training
 from models.training.sweeps.run import _Part, run
 from tests.models import keras_warnings
 from tests.models.training.in_memory_work import InMemoryWork
@@ -137,6 +139,36 @@ def test_a_training_that_fails_is_a_row(settings: Settings) -> None:
     other.folder.mkdir()
     with pytest.raises(NotTrainable, match="nonesuch"):
         run(other, settings)
+
+
+def test_a_training_that_needs_too_much_memory_is_a_row(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are not lost for it; a full disk would fail them too."""
+    train, failures = (
+        training.train,
+        [
+            tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        ],
+    )
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train", failing)
+    result = SweepResult.model_validate(run(work(settings, sweep()), settings))
+    first, second = result.trainings
+    assert first.error is not None
+    assert "Out of memory" in first.error.detail
+    assert (second.version, result.promoted) == (result.version, True)
+    failures = [tf.errors.ResourceExhaustedError(None, None, "x; No space left on device")]
+    other = InMemoryWork("job_other", sweep(), settings.home / "other")
+    other.folder.mkdir()
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        run(other, settings)
+    assert not list(other.folder.glob("rows.json"))
 
 
 def test_its_trainings_may_promote_what_the_sweep_may(settings: Settings) -> None:
