@@ -311,7 +311,11 @@ class Batcher:
             return self._runner.answer(ours, predictors, batch.took)
         except OutOfMemoryError:
             # Its images stay claimed: once it is gone, the API queues them for its successor.
-            log.error("out_of_memory", help="The worker ends, and is started again.")  # noqa: TRY400
-            self._stopping.set()
-            self._end()
+            self.end_without_memory()
             raise
+
+    def end_without_memory(self) -> None:
+        """End the worker, whose successor may have memory."""
+        log.error("out_of_memory", help="The worker ends, and is started again.")
+        self._stopping.set()
+        self._end()

@@ -28,6 +28,7 @@ from contracts.errors import (
     OpsinError,
     Unavailable,
 )
+from contracts.failures import is_out_of_memory
 from contracts.files import has_room
 from contracts.inference.inference import (
     InferenceResponse,
@@ -50,6 +51,7 @@ from models.faces.provenance import recognizes_people
 from models.images.resize import preparation
 from models.serving.outputs import OutputReader
 from models.store.aliases import DamagedAliasesError
+from workers.inference.batch_runner import OutOfMemoryError
 from workers.inference.loaded_models import LoadedModels, Predictor
 from workers.jobs.consents import Consents
 from workers.jobs.tracing import job_context
@@ -67,6 +69,8 @@ class FasterQueues(Protocol):
     """Answers the queues that clients wait for; `Batcher` is the implementation."""
 
     def run_faster_queues(self, than: Operation = "explain") -> None: ...
+
+    def end_without_memory(self) -> None: ...
 
 
 class NamedVersions(Protocol):
@@ -173,7 +177,15 @@ class InferenceJobRunner:
             return
         except OpsinError as error:
             ended = self._call(self.leases.fail, lease, error)
-        except Exception:
+        except OutOfMemoryError:  # of images of clients that wait: this worker ends
+            log.warning("job_interrupted", job=job_id, error="OutOfMemoryError")
+            return
+        except Exception as error:
+            if _is_for_another_process(error, lease):
+                # The lease expires, and the job is tried again.
+                log.warning("job_interrupted", job=job_id, error=type(error).__name__)
+                self.batcher.end_without_memory()
+                return
             log.exception("job_failed", job=job_id)
             failure = InternalError("The network failed on these images.")
             ended = self._call(self.leases.fail, lease, failure)
@@ -196,20 +208,21 @@ class InferenceJobRunner:
         predictor = self._predictor(lease)
         self._call(self.consents.require, predictor.manifest)
         images = self._images(lease)
-        vectors: list[Vector] = []
+        outputs: list[Vector | ItemError] = []
         limit = min(self.batch_limit, predictor.batch_sizes[-1])
         for start in range(0, len(images), limit):
             if self._call(self.leases.is_cancel_requested, lease.job_id):
                 return self._call(self.leases.cancel, lease)
-            self.batcher.run_faster_queues()
             batch = np.stack(images[start : start + limit])
-            vectors.extend(self._run_batch(lease, predictor, batch))
-            fraction = len(vectors) / len(images)
-            progress = Progress(fraction=fraction, step=len(vectors), steps=len(images))
+            outputs.extend(self._outputs(lease, predictor, batch))
+            fraction = len(outputs) / len(images)
+            progress = Progress(fraction=fraction, step=len(outputs), steps=len(images))
             owned = self._call(self.leases.progress, lease, progress)
             if not (owned and self._call(self.leases.heartbeat, lease, LEASE_SECONDS)):
                 return False
-        result = _response(lease, predictor, vectors, time.monotonic() - began, limit)
+        if outputs and all(isinstance(output, ItemError) for output in outputs):
+            raise InternalError("The network failed on these images.")
+        result = _response(lease, predictor, outputs, time.monotonic() - began, limit)
         self._require_room(len(result.model_dump_json(exclude_none=True)))
         content = result.model_dump(mode="json", exclude_none=True)
         return self._call(self.leases.succeed, lease, content)
@@ -229,20 +242,41 @@ class InferenceJobRunner:
                 "or ask the service's operator for more space, then send it again."
             )
 
-    def _run_batch(self, lease: Lease, predictor: Predictor, batch: Pixels) -> Vector:
-        operation, began = _operation(lease), time.monotonic()
-        labels = (str(lease.request["model"]), str(predictor.version), operation)
-        code = "internal_error"
+    def _outputs(
+        self, lease: Lease, predictor: Predictor, batch: Pixels
+    ) -> list[Vector | ItemError]:
+        """The output of each image; if the network fails, each of several is tried by itself."""
+        self.batcher.run_faster_queues()
+        labels = (str(lease.request["model"]), str(predictor.version), _operation(lease))
         try:
-            with span("run", opsin__images=len(batch)):
-                vectors = predictor.run(operation, batch)
+            outputs: list[Vector | ItemError] = list(self._run_batch(labels, predictor, batch))
             code = ""
-            self.metrics.inc("executions_total", *labels)
-            self.metrics.observe("batch_images", len(batch), *labels)
-            self.metrics.observe("compute_seconds", time.monotonic() - began, *labels)
-            return vectors
-        finally:
-            self.metrics.inc("computed_images_total", *labels, code, by=len(batch))
+        except OpsinError:
+            raise
+        except Exception as failure:
+            log.exception("batch_failed", size=len(batch))
+            if len(batch) > 1:
+                alone = [self._outputs(lease, predictor, image[np.newaxis]) for image in batch]
+                return [output for (output,) in alone]
+            if _is_for_another_process(failure, lease):
+                raise
+            code = "internal_error"
+            outputs = [ItemError(code=code, detail="The network failed on this image.")]
+        self.metrics.inc("computed_images_total", *labels, code, by=len(batch))
+        return outputs
+
+    def _run_batch(
+        self, labels: tuple[str, str, VectorOperation], predictor: Predictor, batch: Pixels
+    ) -> Vector:
+        began = time.monotonic()
+        with span("run", opsin__images=len(batch)):
+            vectors = predictor.run(labels[2], batch)
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError("a value is not a number")
+        self.metrics.inc("executions_total", *labels)
+        self.metrics.observe("batch_images", len(batch), *labels)
+        self.metrics.observe("compute_seconds", time.monotonic() - began, *labels)
+        return vectors
 
     def _images(self, lease: Lease) -> list[Pixels]:
         messages = self._stored_images(lease.job_id)
@@ -294,33 +328,45 @@ def _may_replace(predictor: Predictor, job: Lease | UnclaimedJob) -> bool:
     return list(manifest.input_size) == request.get("input_size")  # of the release before
 
 
+def _is_for_another_process(failure: Exception, lease: Lease) -> bool:
+    """Whether this process has no memory for a job, which another one may have."""
+    return is_out_of_memory(failure) and lease.attempt == 1
+
+
 def _operation(lease: Lease) -> VectorOperation:
     return "embed" if lease.kind == "embed" else "classify"
 
 
 def _response(
-    lease: Lease, predictor: Predictor, vectors: Sequence[Vector], seconds: float, batch_limit: int
+    lease: Lease,
+    predictor: Predictor,
+    outputs: Sequence[Vector | ItemError],
+    seconds: float,
+    batch_limit: int,
 ) -> InferenceResponse:
     """The response that a synchronous request would have got."""
     request = lease.request
-    outputs = OutputReader(_operation(lease), request["top_k"], predictor.labels)
-    remaining = iter(vectors)
+    reader = OutputReader(_operation(lease), request["top_k"], predictor.labels)
+    remaining = iter(outputs)
     milliseconds = round(seconds * 1000, 1)
     return InferenceResponse(
         model=request["model"],
         version=predictor.version,
-        batch_size=min(len(vectors), batch_limit),
-        results=[_item_result(item, outputs, remaining) for item in request["items"]],
+        batch_size=min(len(outputs), batch_limit),
+        results=[_item_result(item, reader, remaining) for item in request["items"]],
         timing_ms=Timing(decode=0, queue=0, compute=milliseconds, total=milliseconds),
     )
 
 
 def _item_result(
-    item: dict[str, Any], outputs: OutputReader, vectors: Iterator[Vector]
+    item: dict[str, Any], reader: OutputReader, outputs: Iterator[Vector | ItemError]
 ) -> ItemResult:
     if item["error"] is not None:
         return ItemResult(name=item["name"], error=ItemError.model_validate(item["error"]))
-    output = outputs.read(next(vectors))
+    computed = next(outputs)
+    if isinstance(computed, ItemError):
+        return ItemResult(name=item["name"], error=computed)
+    output = reader.read(computed)
     return ItemResult(
         name=item["name"],
         width=item["width"],

@@ -30,6 +30,7 @@ from database.jobs.jobs import Jobs, new_job_id
 from database.jobs.leases import Leases
 from models.store.aliases import DamagedAliasesError
 from tests.tables import make_tables
+from workers.inference.batch_runner import OutOfMemoryError
 from workers.inference.inference_jobs import InferenceJobRunner
 from workers.inference.loaded_models import LoadedModels
 from workers.jobs.consents import Consents
@@ -63,8 +64,13 @@ class Network:
 
 
 class NoFasterQueues:
+    has_ended = False
+
     def run_faster_queues(self, than: Operation = "explain") -> None:
         """Nothing waits."""
+
+    def end_without_memory(self) -> None:
+        self.has_ended = True
 
 
 @dataclass
@@ -106,8 +112,9 @@ class JobWorker:
         self.jobs = Jobs(self.engine, lambda: datetime.now(UTC), self.files)
         self.models = models = LoadedModels()
         models.add("bright", Network())  # type: ignore[arg-type]
-        leases = Leases(self.engine, lambda: datetime.now(UTC))
+        self.leases = leases = Leases(self.engine, lambda: datetime.now(UTC))
         self.metrics = Metrics()
+        self.queues = NoFasterQueues()
         self.store, self.others = NamedVersions(), OtherWorkers()
         self.runner = InferenceJobRunner(
             leases,
@@ -115,20 +122,21 @@ class JobWorker:
             models,
             "me",
             4,
-            NoFasterQueues(),
+            self.queues,
             Consents.of(self.settings, self.engine),
             self.store,
             self.others,
             self.metrics,
         )
 
-    def create(self, *, stored: bool = True) -> str:
-        """A job of two images."""
+    def create(self, *, stored: bool = True, other: int = 7) -> str:
+        """A job of two images, the second one of another brightness."""
         job_id = new_job_id()
         item = {"name": None, "width": 5, "height": 4, "error": None}
         request = {"model": "bright", "version": 1, "top_k": 0, "items": [item, item]}
+        second = Item(bytes(16), 0, 0, "", np.full_like(PIXELS, other)).pack()
         if stored:
-            self.files.store_inputs(job_id, {redis_keys.JOB_INPUT: pack_bundle([RAW, RAW])})
+            self.files.store_inputs(job_id, {redis_keys.JOB_INPUT: pack_bundle([RAW, second])})
         self.jobs.create("embed", request, limit=10, idempotency=None, job_id=job_id)
         return job_id
 
@@ -218,6 +226,67 @@ def test_batches_of_a_slow_network_are_as_small_as_those_of_its_queue(worker: Jo
     worker.models.add("bright", network)  # type: ignore[arg-type]
     assert worker.run(worker.create()).state == "succeeded"
     assert worker.metrics.read()["c"]["executions_total\x1fbright\x1f1\x1fembed"] == [2]
+
+
+class Failing(Network):
+    """Fails as `how` says, for the first image of the job alone or for every one."""
+
+    def __init__(self, how: Exception | float, *, for_all: bool = False) -> None:
+        super().__init__()
+        self.how, self.for_all = how, for_all
+
+    def run(self, operation: str, pixels: np.ndarray) -> np.ndarray:
+        vectors = super().run(operation, pixels)
+        failed = np.full(len(pixels), self.for_all) | (vectors[:, 0] == PIXELS[0, 0, 0])
+        if failed.any():
+            if isinstance(self.how, Exception):
+                raise self.how
+            vectors[failed] = self.how
+        return vectors
+
+
+OUT_OF_MEMORY = RuntimeError("Exception from src/inference: std::bad_alloc")
+
+
+@pytest.mark.parametrize("how", [RuntimeError("bad"), np.nan])
+def test_one_bad_image_does_not_fail_the_others(worker: JobWorker, how: Exception | float) -> None:
+    worker.models.add("bright", Failing(how))  # type: ignore[arg-type]
+    job = worker.run(worker.create(other=9))
+    assert job.result is not None
+    bad, good = job.result["results"]
+    assert bad == {
+        "error": {"code": "internal_error", "detail": "The network failed on this image."}
+    }
+    assert good["embedding"] == [9]
+    counted = worker.metrics.read()["c"]
+    for code in ("", "internal_error"):
+        assert counted[f"computed_images_total\x1fbright\x1f1\x1fembed\x1f{code}"] == [1]
+    worker.models.add("bright", Failing(how, for_all=True))  # type: ignore[arg-type]
+    job = worker.run(worker.create())
+    assert (job.state, job.error and job.error.code) == ("failed", "internal_error")
+
+
+def test_worker_without_memory_ends_and_leaves_its_job_to_another(worker: JobWorker) -> None:
+    worker.models.add("bright", Failing(OUT_OF_MEMORY, for_all=True))  # type: ignore[arg-type]
+    job_id = worker.create()
+    job = worker.run(job_id)
+    assert (job.state, worker.queues.has_ended) == ("running", True)
+    assert worker.files.work(job_id).exists()
+    # A job that takes the memory of each worker must not end them all.
+    worker.queues.has_ended = False
+    worker.leases.release_all("me")
+    assert worker.run(job_id).state == "failed"
+    assert not worker.queues.has_ended
+
+
+def test_job_outlives_a_worker_that_has_no_memory_for_a_waiting_client(worker: JobWorker) -> None:
+    def ends(_than: Operation = "explain") -> None:
+        raise OutOfMemoryError("bright:1:embed: std::bad_alloc")
+
+    job_id = worker.create()
+    worker.queues.run_faster_queues = ends  # type: ignore[method-assign]
+    assert worker.run(job_id).state == "running"
+    assert not worker.queues.has_ended, "the queues' own end is enough"
 
 
 INFER: tuple[Scope, ...] = ("infer",)
@@ -345,7 +414,7 @@ def test_consent_that_was_withdrawn_while_a_job_waited_counts(worker: JobWorker)
     assert not worker.files.work(job_id).exists()
 
 
-class ReleasingQueues:
+class ReleasingQueues(NoFasterQueues):
     """Clients wait; the database is free again once they were answered a few times."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
