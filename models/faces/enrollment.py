@@ -22,7 +22,7 @@ _BATCH = 4
 _POSE_BIN = 6.0  # degrees
 _MAX_OTHERS_SHARE = 0.2
 # Minimum cosine similarity to the most typical embedding, in any pose; below it is a passer-by.
-# `workers.jobs.identity` checks strictly whose face it is.
+# Many pairs of different people reach it, so it does not decide whose face a frame shows.
 _SAME_PERSON = 0.82
 # What a template must add to those chosen: ten degrees, or as much difference as light makes.
 _NOVELTY_DEGREES, _NOVELTY_COSINE, _MIN_NOVELTY = 10.0, 0.06, 0.6
@@ -89,6 +89,7 @@ def select_templates(
     *,
     limit: int = MAX_TEMPLATES_PER_ENROLLMENT,
     skip_similar: bool = True,
+    min_similarity: float | None = None,
     check: Callable[[], None],
 ) -> Selection:
     """Select the frames that become templates.
@@ -97,6 +98,9 @@ def select_templates(
         limit: Maximum number of templates.
         skip_similar: Leave out frames that show nothing new. True for a video, which has many
             similar frames; images were chosen deliberately.
+        min_similarity: Leave out frames that are not linked to the most typical one by such a
+            cosine similarity, directly or through other frames. Needed where no earlier template
+            says whose face it is.
         check: Called before every batch; it may raise.
 
     Raises:
@@ -115,12 +119,15 @@ def select_templates(
     indices = _sharpest_by_pose(usable) if skip_similar else list(usable)
     faces = [usable[index] for index in indices]
     vectors = _embed(faces, analyzer, check)
-    is_same = _same_person(vectors)
+    typical, is_same = _same_person(vectors)
     others = int(np.count_nonzero(~is_same))
     if others > _MAX_OTHERS_SHARE * len(faces):
         raise ManyFaces(
             "More than one person is shown. Send a video or images of the subject alone."
         )
+    if min_similarity is not None:
+        is_same &= _linked(vectors, typical, min_similarity)
+        others = int(np.count_nonzero(~is_same))
     rejected["another_person"] += others
     min_novelty = _MIN_NOVELTY if skip_similar else 0
     order = _most_diverse(faces, vectors, is_same, limit, min_novelty=min_novelty)
@@ -168,11 +175,20 @@ def _embed(faces: Sequence[DetectedFace], analyzer: Analyzer, check: Callable[[]
     return np.concatenate(vectors)
 
 
-def _same_person(vectors: Vector) -> npt.NDArray[np.bool_]:
-    """Which embeddings are near the most typical one."""
+def _same_person(vectors: Vector) -> tuple[int, npt.NDArray[np.bool_]]:
+    """The most typical embedding, and which ones are near it."""
     similarities = vectors @ vectors.T
     most_typical = int(np.median(similarities, axis=1).argmax())
-    return np.asarray(similarities[most_typical] >= _SAME_PERSON)
+    return most_typical, np.asarray(similarities[most_typical] >= _SAME_PERSON)
+
+
+def _linked(vectors: Vector, start: int, min_similarity: float) -> npt.NDArray[np.bool_]:
+    """Which embeddings are linked to one of them, directly or through others."""
+    is_link = vectors @ vectors.T >= min_similarity
+    linked: npt.NDArray[np.bool_] = np.arange(len(vectors)) == start
+    while (grown := linked | is_link[linked].any(0)).sum() > linked.sum():
+        linked = grown
+    return linked
 
 
 def _most_diverse(

@@ -156,6 +156,7 @@ class Enrollment:
             self._analyzer,
             limit=min(capacity, MAX_TEMPLATES_PER_ENROLLMENT),
             skip_similar=analyzed.source == "video",
+            min_similarity=self._identity.similarity_within(),
             check=self._work.check,
         )
         self._progress(0.9, "compare")

@@ -2,7 +2,8 @@
 
 Someone who could add a template of another face to a subject could log in as that subject. So a
 subject with templates accepts only similar faces, and no subject accepts the face of another one.
-Templates of an earlier embedder cannot be compared, and are ignored.
+Templates of an earlier embedder cannot be compared, and are ignored. Where none can be compared,
+the faces of an enrollment must be alike (`similarity_within`).
 """
 
 from collections import Counter
@@ -43,6 +44,18 @@ class IdentityCheck:
         self._replaced = frozenset(replaced)
         self._gallery = Gallery(faces.gallery_source)
 
+    def similarity_within(self) -> float | None:
+        """The cosine similarity that must link the faces of the enrollment to each other.
+
+        Returns:
+            None if the subject has templates that they are compared with instead.
+
+        Raises:
+            SubjectNotFound: The subject no longer exists.
+            Unavailable: The database does not answer, or all of its templates are damaged.
+        """
+        return None if self._existing() else self._threshold()
+
     def accepted(self, vectors: Vector, source: TemplateSource) -> Mask:
         """Which embeddings may become templates: (n,), at least one is True.
 
@@ -56,9 +69,11 @@ class IdentityCheck:
             Conflict: The face differs from the subject's, or belongs to another subject.
             Unavailable: The database does not answer, or all of its templates are damaged.
         """
-        threshold = self._faces.threshold.get().effective_for(self._embedder).similarity
+        threshold = self._threshold()
         accepted = self._like_subject(vectors, source, threshold)
-        self._require_no_other_subject(vectors, source, threshold)
+        accepted &= ~self._like_others(vectors, source, threshold)
+        if not accepted.any():
+            raise _different_person()
         return accepted
 
     def recheck(self, vectors: Vector, source: TemplateSource) -> None:
@@ -70,7 +85,11 @@ class IdentityCheck:
         if not self.accepted(vectors, source).all():
             raise _different_person()
 
-    def _like_subject(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
+    def _threshold(self) -> float:
+        return self._faces.threshold.get().effective_for(self._embedder).similarity
+
+    def _existing(self) -> list[Vector]:
+        """The subject's templates, without those of an earlier attempt."""
         templates, damaged = self._faces.templates.readable(
             self._subject_id, embedder=self._embedder
         )
@@ -81,6 +100,10 @@ class IdentityCheck:
                 "Delete the subject and enroll it again, or restore a backup.",
                 retry_after=60,
             )
+        return existing
+
+    def _like_subject(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
+        existing = self._existing()
         if not existing:
             return np.ones(len(vectors), np.bool_)
         known = np.stack(existing)
@@ -93,23 +116,26 @@ class IdentityCheck:
             raise _different_person()
         return similar
 
-    def _require_no_other_subject(
-        self, vectors: Vector, source: TemplateSource, threshold: float
-    ) -> None:
-        """For a clip, half of the embeddings must agree: one of many may resemble someone."""
+    def _like_others(self, vectors: Vector, source: TemplateSource, threshold: float) -> Mask:
+        """Which embeddings resemble another subject: of images none, of a clip fewer than half.
+
+        Those of a clip are left out, because they would make the other's logins uncertain.
+        """
         needed = 1 if source == "image" else max(1, round(_MIN_CLIP_SHARE * len(vectors)))
         nearest = self._gallery.nearest(
             vectors, embedder=self._embedder, min_similarity=threshold, limit=_MAX_CANDIDATES
         )
-        matches = Counter(
-            candidate.subject_id for candidates in nearest for candidate in candidates
-        )
-        del matches[self._subject_id]
-        if matches and matches.most_common(1)[0][1] >= needed:
+        others = [
+            {candidate.subject_id for candidate in candidates} - {self._subject_id}
+            for candidates in nearest
+        ]
+        matches = Counter(subject_id for found in others for subject_id in found)
+        if all(others) or max(matches.values(), default=0) >= needed:
             raise Conflict(
                 "The face is already enrolled as another subject. Delete that subject first, or "
                 "send images of the right person."
             )
+        return np.array([bool(found) for found in others])
 
 
 def _different_person() -> Conflict:

@@ -240,7 +240,7 @@ def test_a_clip_gives_few_templates_of_many_poses(env: Environment) -> None:
 
 def test_frames_are_stored_only_with_consent(env: Environment) -> None:
     ada = env.subject(keep_frames=True)
-    used = env.images(ada, [png(make_frame(1)), png(make_frame(1, 1))]).frames.used
+    used = env.images(ada, [png(make_frame(1)), png(make_frame(1, 0.5))]).frames.used
     assert used == 2 == env.faces.subjects.get(ada).files
     for file in env.settings.faces_home.rglob("ff_*"):
         assert not file.read_bytes().startswith(b"\xff\xd8"), "it is encrypted"
@@ -324,6 +324,39 @@ def test_only_the_own_frames_of_a_clip_are_accepted(env: Environment) -> None:
     assert result.frames.rejected["different_person"] == 1
     templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
     assert [float(one.vector @ own.vector) > 0.99 for one in templates] == [True, True]
+
+
+@pytest.mark.parametrize("after_another_embedder", [False, True])
+@pytest.mark.parametrize("source", ["images", "clip"])
+def test_a_first_enrollment_takes_one_of_two_similar_people(
+    env: Environment, source: str, *, after_another_embedder: bool
+) -> None:
+    ada = env.subject("Ada")
+    if after_another_embedder:
+        env.images(ada, [png(make_frame(1))], job_id="job_old")
+        with env.engine.begin() as connection:
+            connection.execute(text("UPDATE face_templates SET embedder = 'face_embedder:0'"))
+    if source == "images":
+        images = [make_frame(1, turn) for turn in (0, 0.2, 0.4, 0.3)]
+        result = env.images(ada, [png(image) for image in [*images, look_alike(1)]])
+    else:
+        result = env.video(ada, [*turning(1), *[look_alike(1)] * 9])
+    assert result.frames.rejected["another_person"] >= 1
+    (other,) = FakeAnalyzer().embed(_crop(40, 120, twin=True)[None])
+    templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
+    assert len(templates) > 3
+    assert max(float(one.vector @ other) for one in templates) < 0.9
+
+
+def test_frames_of_a_clip_that_resemble_another_subject_are_left_out(env: Environment) -> None:
+    """They would make the other's logins uncertain."""
+    eve, ada = env.subject("Eve"), env.subject("Ada")
+    env.images(eve, [png(make_frame(1, 1.6))])
+    (other,) = env.faces.templates.of_subject(eve, embedder=EMBEDDER)
+    result = env.video(ada, turning(1), job_id="job_ada")
+    assert result.frames.rejected["different_person"] >= 1
+    templates = env.faces.templates.of_subject(ada, embedder=EMBEDDER)
+    assert max(float(one.vector @ other.vector) for one in templates) < 0.948
 
 
 def test_clips_of_enrollments_displace_none_of_logins(env: Environment, valkey: RealValkey) -> None:
