@@ -293,7 +293,10 @@ class Settings(BaseSettings):
         ),
     )
     job_retention_hours: int = Field(
-        24, ge=1, description="Hours for which a finished job and its result are kept."
+        24,
+        ge=1,
+        le=876_000,
+        description="Hours for which a finished job and its result are kept.",
     )
     job_max_hours: float = Field(
         48,
@@ -380,6 +383,7 @@ class Settings(BaseSettings):
     checkpoint_seconds: float = Field(
         30,
         ge=0,
+        le=31_536_000,
         description=(
             "Seconds between two checkpoints of a training, and so about how much of it a "
             "crash can lose."
@@ -458,6 +462,7 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         10,
         gt=0,
+        le=3600,
         description="Seconds that a process may take to finish its work when it is stopped.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cli.settings import load
 from contracts.settings import Settings
@@ -27,3 +28,12 @@ def test_a_misspelt_setting_is_warned_of(
     printed = capsys.readouterr().err
     assert "OPSIN_MODEL is not a setting. Did you mean OPSIN_MODELS?" in " ".join(printed.split())
     assert "OPSIN_PORT" not in printed
+
+
+def test_no_time_is_endless() -> None:
+    """It is added to the time of now, by the database too."""
+    times = ("_seconds", "_minutes", "_hours", "_days")
+    for name in Settings.model_fields:
+        for value in ("inf", "nan", "99999999999") if name.endswith(times) else ():
+            with pytest.raises(ValidationError, match=name):
+                Settings.model_validate({name: value})
