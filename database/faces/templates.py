@@ -151,6 +151,11 @@ class Templates:
                 damaged.append(one.id)
         return templates, damaged
 
+    def embedders(self) -> set[str]:
+        """The embedders that any template was computed by."""
+        with reading(self._engine) as session:
+            return set(session.scalars(select(FaceTemplateRecord.embedder).distinct()))
+
     def remove(self, subject_id: str, ids: Collection[str]) -> int:
         """Delete some templates and their frames; returns how many existed.
 

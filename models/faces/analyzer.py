@@ -64,6 +64,19 @@ class FaceAnalyzer:
         return self._embed(crops)
 
 
+def open_embedder(
+    settings: Settings, store: Store, version: int, *, threads: int
+) -> Callable[[Pixels], Vector]:
+    """Load a version of the embedder; returns what `FaceAnalyzer.embed` is for the champion.
+
+    Raises:
+        VersionNotFound: The version was deleted.
+    """
+    options = replace(RuntimeOptions.of(settings), threads=threads)
+    network = load_version(store, FACE_MODEL, version, max_batch_size=_BATCH, options=options)
+    return partial(network.run, "embed")
+
+
 def open_analyzer(settings: Settings, store: Store, *, threads: int) -> FaceAnalyzer:
     """Load the weights of this installation and the champion embedder of the store.
 

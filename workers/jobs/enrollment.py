@@ -5,7 +5,7 @@ ids. If the process is killed after writing them, the next attempt writes the sa
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import redis
 
-from contracts.errors import Conflict, InvalidImage, InvalidVideo, OpsinError
+from contracts.errors import Conflict, InvalidImage, InvalidVideo, NotFound, OpsinError
 from contracts.faces.enrollments import (
     VIDEO,
     EnrollmentRequest,
@@ -36,13 +36,13 @@ from contracts.faces.subjects import (
 )
 from contracts.jobs import Progress
 from contracts.queue.celery import REDIS_OPTIONS
-from contracts.queue.messages import Pixels
+from contracts.queue.messages import Pixels, Vector
 from contracts.settings import Settings
 from contracts.work import Work
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.faces.standings import require_consent
-from models.faces.analyzer import FaceAnalyzer, open_analyzer
+from models.faces.analyzer import FaceAnalyzer, open_analyzer, open_embedder
 from models.faces.detection.detection import DetectedFace
 from models.faces.enrollment import (
     MAX_TEMPLATES_PER_ENROLLMENT,
@@ -116,6 +116,23 @@ def _analyzer(settings: Settings) -> FaceAnalyzer:
     analyzer = open_analyzer(settings, store, threads=settings.job_threads)
     _kept[analyzer.version] = analyzer
     return analyzer
+
+
+_earlier: dict[str, Callable[[Pixels], Vector]] = {}
+"""The earlier embedders that templates of the last enrollment in this process were computed by."""
+
+
+def _embed_by(embedder: str, crops: Pixels, settings: Settings) -> Vector | None:
+    """Embed crops (n, 150, 150, 3) by an earlier embedder; None if it was deleted."""
+    if embedder not in _earlier:
+        version = int(embedder.rpartition(":")[2])
+        try:
+            _earlier[embedder] = open_embedder(
+                settings, Store(settings.store_home), version, threads=settings.job_threads
+            )
+        except NotFound:
+            return None
+    return _earlier[embedder](crops)
 
 
 class Enrollment:
@@ -245,7 +262,8 @@ class Enrollment:
 
     def _reject_other_people(self, analyzed: AnalyzedInput, selection: Selection) -> Selection:
         """Move the faces of other people from the selected frames to the rejected ones."""
-        accepted = self._identity.accepted(selection.vectors, analyzed.source)
+        embeddings = self._embeddings(analyzed, selection)
+        accepted = self._identity.accepted(embeddings, analyzed.source)
         others = int(np.count_nonzero(~accepted))
         if not others:
             return selection
@@ -256,7 +274,23 @@ class Enrollment:
             dict(sorted((selection.rejected | {"different_person": others}).items())),
         )
 
+    def _embeddings(self, analyzed: AnalyzedInput, selection: Selection) -> dict[str, Vector]:
+        """The selected faces by every embedder in use, the current one first."""
+        embeddings = {self._embedder: selection.vectors}
+        faces = [analyzed.frames[index].face for index in selection.chosen]
+        crops = np.stack([face.crop for face in faces if face is not None])
+        earlier = self._faces.templates.embedders() - {self._embedder}
+        for embedder in sorted(earlier):
+            self._work.check()
+            vectors = _embed_by(embedder, crops, self._settings)
+            if vectors is not None:
+                embeddings[embedder] = vectors
+        for unused in _earlier.keys() - earlier:
+            del _earlier[unused]
+        return embeddings
+
     def _store(self, analyzed: AnalyzedInput, selection: Selection) -> None:
+        embeddings = self._embeddings(analyzed, selection)
         templates = []
         for template_id, index, vector in zip(
             self._template_ids, selection.chosen, selection.vectors, strict=False
@@ -278,12 +312,12 @@ class Enrollment:
             templates,
             embedder=self._embedder,
             replacing=[*self._template_ids, *self._damaged],
-            final_check=partial(self._final_check, selection, analyzed.source),
+            final_check=partial(self._final_check, embeddings, analyzed.source),
         )
 
-    def _final_check(self, selection: Selection, source: TemplateSource) -> None:
+    def _final_check(self, embeddings: dict[str, Vector], source: TemplateSource) -> None:
         self._require_consent()
-        self._identity.recheck(selection.vectors, source)
+        self._identity.recheck(embeddings, source)
 
     def _record(self, outcome: str) -> None:
         self._faces.events.record(

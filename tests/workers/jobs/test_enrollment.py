@@ -39,9 +39,11 @@ from database.faces.repositories import FaceRepositories
 from database.faces.template_rows import Damaged
 from database.installation import adopt
 from models.faces.detection.detection import DetectedFace
+from models.store.store import Store
 from tests.models.faces.rendering import write_video
 from tests.tables import make_tables
 from tests.valkey import RealValkey
+from workers.jobs import enrollment as enrollments
 from workers.jobs.enrollment import Enrollment
 
 SIZE = 120
@@ -407,6 +409,35 @@ def test_templates_of_an_earlier_embedder_are_ignored(env: Environment) -> None:
         ada, [NewTemplate(old.vector, old.quality, "image")], embedder=embedder_of(2)
     )
     assert env.images(ada, [png(make_frame(2))], job_id="job_new").templates_added == 1
+
+
+def test_templates_of_an_earlier_embedder_are_compared_while_it_exists(
+    env: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    versions = []
+
+    def open_embedder(settings: Settings, store: Store, version: int, *, threads: int) -> Any:
+        versions.append(version)
+        return lambda crops: FakeAnalyzer().embed(crops)[:, ::-1]
+
+    monkeypatch.setattr(enrollments, "open_embedder", open_embedder)
+    ada, eve = env.subject("Ada"), env.subject("Eve")
+    (old,) = FakeAnalyzer().embed(_crop(40, 120)[None])
+    quality = FakeAnalyzer().find(make_frame(1))[0].face.quality
+    env.faces.templates.add(
+        ada, [NewTemplate(old[::-1].copy(), quality, "image")], embedder=embedder_of(7)
+    )
+    with pytest.raises(Conflict, match="already enrolled as another"):
+        env.images(eve, [png(make_frame(1, 0.1))], job_id="job_eve")
+    with pytest.raises(Conflict, match="differs from"):
+        env.images(ada, [png(make_frame(2))], job_id="job_other")
+    assert env.images(ada, [png(make_frame(1, 0.1))], job_id="job_own").templates_added == 1
+    assert versions == [7], "it is loaded once"
+    env.faces.templates.remove(
+        ada, [one.id for one in env.faces.templates.of_subject(ada, embedder=embedder_of(7))]
+    )
+    env.images(ada, [png(make_frame(1, 0.2))], job_id="job_last")
+    assert not enrollments._earlier, "it is unloaded"
 
 
 @pytest.mark.parametrize("same_subject", [True, False])
