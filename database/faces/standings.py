@@ -44,7 +44,7 @@ class Standings:
             SubjectNotFound: There is no such subject.
         """
         with reading(self._engine) as session:
-            return _standing(find_subject(session, subject_id))
+            return standing_of(find_subject(session, subject_id))
 
     def of(self, ids: Collection[str]) -> dict[str, Standing]:
         """How several stand; unknown ids are left out."""
@@ -52,7 +52,7 @@ class Standings:
         with reading(self._engine) as session:
             for batch in batches(ids):
                 query = select(SubjectRecord).where(SubjectRecord.id.in_(batch))
-                standings |= {row.id: _standing(row) for row in session.scalars(query)}
+                standings |= {row.id: standing_of(row) for row in session.scalars(query)}
         return standings
 
     def record_match(self, subject_id: str) -> None:
@@ -160,6 +160,7 @@ def consent_of(row: SubjectRecord) -> Consent | None:
     return None if row.consent is None else Consent.model_validate(row.consent)
 
 
-def _standing(row: SubjectRecord) -> Standing:
+def standing_of(row: SubjectRecord) -> Standing:
+    """The standing in a row."""
     disabled = row.face_disabled_at is not None
     return Standing(row.name, consent_of(row), disabled, disabled and row.failures == 0)

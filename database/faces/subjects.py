@@ -22,7 +22,7 @@ from contracts.faces.subjects import (
 from contracts.names import composed
 from contracts.pages import Page
 from database.audit import COMMAND, Actor, record
-from database.crypto.envelope import EnvelopeCipher, key_id_of
+from database.crypto.envelope import DecryptionError, EnvelopeCipher, key_id_of
 from database.engine import reading, writing
 from database.faces.face_files import FaceFiles
 from database.faces.privacy.erased_ids import add_erased
@@ -45,6 +45,21 @@ class Erasure:
 
     counts: ErasedCounts
     jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reencrypted:
+    """What `Subjects.reencrypt` has done.
+
+    Attributes:
+        count: Of data keys that were encrypted.
+        damaged: The subjects whose data keys cannot be decrypted.
+        last: The last subject that was looked at; None if none is left.
+    """
+
+    count: int
+    damaged: tuple[str, ...]
+    last: str | None
 
 
 class Subjects:
@@ -186,20 +201,27 @@ class Subjects:
         with writing(self._engine) as session:
             delete_jobs(session, ids)
 
-    def reencrypt(self, *, limit: int) -> int:
-        """Encrypt some data keys with the first master key; returns how many.
+    def reencrypt(self, *, after: str = "", limit: int) -> Reencrypted:
+        """Encrypt some data keys with the first master key, in the order of the subjects' ids.
 
-        Raises:
-            DecryptionError: A master key that encrypted one of them is missing.
+        Args:
+            after: The last subject of the step before.
+            limit: How many.
         """
-        key_id = self._cipher.key_id
-        query = select(SubjectRecord).where(SubjectRecord.key_id != key_id).limit(limit)
+        row, key_id = SubjectRecord, self._cipher.key_id
+        query = select(row).where(row.key_id != key_id, row.id > after).order_by(row.id)
+        damaged: list[str] = []
         with writing(self._engine) as session:
-            rows = session.scalars(query.with_for_update()).all()
-            for row in rows:
-                row.data_key = self._cipher.reencrypt_data_key(row.data_key, row.id)
-                row.key_id = key_id_of(row.data_key)
-        return len(rows)
+            rows = session.scalars(query.limit(limit).with_for_update()).all()
+            for found in rows:
+                try:
+                    found.data_key = self._cipher.reencrypt_data_key(found.data_key, found.id)
+                except DecryptionError:
+                    damaged.append(found.id)
+                else:
+                    found.key_id = key_id_of(found.data_key)
+        last = rows[-1].id if rows else None
+        return Reencrypted(len(rows) - len(damaged), tuple(damaged), last)
 
     def encrypted_by(self, key_ids: Collection[str]) -> Sequence[tuple[str, str]]:
         """The id and name of each subject whose data key one of these master keys encrypts."""

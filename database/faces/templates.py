@@ -8,19 +8,21 @@ import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 
 import structlog
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from contracts.errors import Conflict, OpsinError
+from contracts.faces.consent import Policy
 from contracts.faces.faces import Quality
 from contracts.faces.subjects import MAX_TEMPLATES, NewTemplate, StoredFrame, Template
 from contracts.queue.messages import Vector
 from database.crypto.envelope import DataKey, EnvelopeCipher
 from database.engine import advisory_lock, reading, writing
 from database.faces.face_files import FaceFiles
-from database.faces.standings import touch
+from database.faces.standings import has_consent, standing_of, touch
 from database.faces.template_rows import (
     Damaged,
     damaged_error,
@@ -169,21 +171,33 @@ class Templates:
         self._files.remove(subject_id, files)
         return count
 
-    def stale(self, *, embedder: str, limit: int) -> list[StaleTemplate]:
-        """Templates of other embedders whose frames are stored, oldest first."""
-        row = FaceTemplateRecord
+    def stale(
+        self, *, embedder: str, limit: int, policy: Policy | None = None
+    ) -> list[StaleTemplate]:
+        """Templates of other embedders whose frames are stored, oldest first.
+
+        Args:
+            embedder: The current embedder.
+            limit: How many.
+            policy: In force; those of people whose faces it does not allow to use are left out.
+        """
+        row, subject = FaceTemplateRecord, SubjectRecord
         query = (
-            select(row.subject_id, row.id, row.file_id)
+            select(row.subject_id, row.id, row.file_id, subject)
+            .join(subject, subject.id == row.subject_id)
             .where(row.embedder != embedder, row.file_id.is_not(None))
             .order_by(row.created_at, row.id)
-            .limit(limit)
+            .execution_options(yield_per=100)
         )
+        if policy and policy.consent_required:
+            query = query.where(subject.consent.is_not(None))
         with reading(self._engine) as session:
-            return [
+            stale = (
                 StaleTemplate(subject_id, template_id, file_id)
-                for subject_id, template_id, file_id in session.execute(query)
-                if file_id is not None
-            ]
+                for subject_id, template_id, file_id, person in session.execute(query)
+                if file_id and (policy is None or has_consent(standing_of(person), policy))
+            )
+            return list(islice(stale, limit))
 
     def update(
         self, stale: StaleTemplate, vector: Vector, quality: Quality, *, embedder: str

@@ -1,7 +1,8 @@
 """Recomputes templates of an earlier embedder from stored frames, a few at a time.
 
 It runs in each API process and uses the same queue as the requests, one frame at a time and with
-pauses. If two processes recompute the same template, the second changes nothing that matters.
+pauses. Where a consent is required, people without one that is in force are left out. If two
+processes recompute the same template, the second changes nothing that matters.
 """
 
 import time
@@ -42,8 +43,10 @@ class Reembedding:
     async def _run(self) -> None:
         _, embedder = current_embedder(self._services)
         limit = _TEMPLATES_PER_RUN + len(self._unusable)
+        faces = self._services.faces
+        policy = await run_in_threadpool(faces.repositories.policy.get)
         templates = await run_in_threadpool(
-            self._services.faces.templates.stale, embedder=embedder, limit=limit
+            faces.templates.stale, embedder=embedder, limit=limit, policy=policy
         )
         waiting = [template for template in templates if template.file_id not in self._unusable]
         for template in waiting[:_TEMPLATES_PER_RUN]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from sqlalchemy import Engine
+
 from cli.checks.face_keys import present_keys
 from cli.options import Yes
 from cli.output import CommandError, answers, confirm, counted, notes, waiting, warn
@@ -11,6 +13,7 @@ from cli.settings import load
 from cli.startup import open_database
 from cli.streams import shown
 from contracts.settings import Settings
+from contracts.wording import few
 from database.audit import COMMAND, Audit
 from database.crypto.cipher import sealing_key_ids
 from database.crypto.envelope import DecryptionError
@@ -29,12 +32,22 @@ def rotate() -> None:
     settings = load()
     with _described_errors(), open_database(settings) as engine:
         faces = FaceRepositories.of(settings, engine, _now)
-        if settings.faces_keys is None and faces.cipher.key_id:  # raises if keys are missing
+        if faces.cipher.key_id and (lost := _lost_keys(engine, settings)):
+            raise CommandError(
+                f"The keys {', '.join(sorted(lost))} are missing. Add them below the present "
+                "ones, or see `opsin faces replace-lost-keys`."
+            )
+        if settings.faces_keys is None:
             _add_key(settings)
-        count = _reencrypt(faces)
+        count, damaged = _reencrypt(faces)
         faces.token_keys.reencrypt()
         faces.keyed_hash.reencrypt()
     notes().print(f"[green]✓[/] {count} subjects are encrypted by {faces.cipher.key_id}")
+    if damaged:
+        raise CommandError(
+            f"The keys of {counted(len(damaged), 'subject')} are damaged, so nobody can read "
+            f"their templates: {few(damaged)}. Erase and enroll them again."
+        )
 
 
 def rotate_token_key() -> None:
@@ -57,8 +70,7 @@ def replace_lost_keys(yes: Yes = False) -> None:
     """
     settings = load()
     with _described_errors(), open_database(settings) as engine:
-        with reading(engine) as session:
-            lost = sealing_key_ids(session) - present_keys(settings)
+        lost = _lost_keys(engine, settings)
         if not lost:
             raise CommandError("No key is missing. `opsin faces rotate` changes a key.")
         subjects = FaceRepositories.of(settings, engine, _now).subjects
@@ -113,10 +125,21 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _reencrypt(faces: FaceRepositories) -> int:
-    count = 0
+def _lost_keys(engine: Engine, settings: Settings) -> set[str]:
+    """The master keys that something is encrypted by and that are not here."""
+    with reading(engine) as session:
+        return sealing_key_ids(session) - present_keys(settings)
+
+
+def _reencrypt(faces: FaceRepositories) -> tuple[int, set[str]]:
+    """Encrypt all data keys; returns how many, and the subjects whose keys are damaged."""
+    count, damaged = 0, set[str]()
     with waiting(notes(), "Encrypting") as update:
-        while step := faces.subjects.reencrypt(limit=_AT_ONCE):
-            count += step
-            update(f"Encrypting: {count}")
-    return count
+        for _ in range(2):  # again, for those whose key was made before the new master key
+            last = ""
+            while (step := faces.subjects.reencrypt(after=last, limit=_AT_ONCE)).last:
+                last = step.last
+                count += step.count
+                damaged.update(step.damaged)
+                update(f"Encrypting: {count}")
+    return count, damaged

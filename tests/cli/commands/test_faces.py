@@ -23,7 +23,7 @@ from contracts.settings import Settings
 from database.audit import Audit
 from database.crypto.cipher import sealing_key_ids
 from database.crypto.master_keys import KeyFile
-from database.engine import open_engine, reading
+from database.engine import open_engine, reading, writing
 from database.faces.repositories import FaceRepositories
 from database.faces.template_rows import Unreadable
 from database.tables import SubjectRecord
@@ -365,6 +365,35 @@ def test_rotation_encrypts_all_subjects_by_a_new_key(
     rotate_token_key()
     assert renewed.signing().id != signing
     assert signing in {one.id for one in renewed.public()}
+    engine.dispose()
+
+
+def test_a_damaged_key_keeps_no_other_from_being_rotated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cli.commands.faces.face_keys._AT_ONCE", 2)
+    settings = Settings(_env_file=None, home=tmp_path)
+    make_tables(settings.database)
+    engine = open_engine(settings.database)
+    faces = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    people = sorted(faces.subjects.create(NewSubject(name="Ada"))["id"] for _ in range(6))
+    before, signing = faces.cipher.key_id, faces.token_keys.signing().id
+    with writing(engine) as session:
+        session.get_one(SubjectRecord, people[1]).data_key += b"x"
+    monkeypatch.setenv("OPSIN_HOME", str(tmp_path))
+    with pytest.raises(CommandError, match=rf"1 subject are damaged.*: {people[1]}\. Erase"):
+        rotate()
+    with engine.connect() as connection:
+        rows = connection.execute(select(SubjectRecord.id, SubjectRecord.key_id)).all()
+    assert [one for one, key_id in rows if key_id == before] == [people[1]]
+    (settings.face_keys_file).write_text(settings.face_keys_file.read_text().splitlines()[0])
+    now = FaceRepositories.of(settings, engine, lambda: datetime.now(UTC))
+    assert now.token_keys.signing().id == signing
+
+    kept = settings.face_keys_file.read_text()
+    with pytest.raises(CommandError, match=f"The keys {before} are missing"):
+        rotate()
+    assert settings.face_keys_file.read_text() == kept, "no key was added"
     engine.dispose()
 
 

@@ -363,7 +363,7 @@ def test_everything_can_be_reencrypted_with_a_new_master_key(
     new = "new:" + "A" * 43 + "=\n"
     file.write_text(new + old)
     both = FaceRepositories.of(Settings(_env_file=None, home=home), engine, clock)
-    assert (both.subjects.reencrypt(limit=5), both.subjects.reencrypt(limit=5)) == (1, 0)
+    assert [both.subjects.reencrypt(limit=5).count for _ in range(2)] == [1, 0]
     both.token_keys.reencrypt()
     both.keyed_hash.reencrypt()
     file.write_text(new)

@@ -1,6 +1,7 @@
 """Templates of an earlier embedder are recomputed from stored frames."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import InternalError
+from contracts.faces.consent import NewConsent, NewPolicy
 from contracts.faces.subjects import NewSubject, NewTemplate, StoredFrame, embedder_of
 from contracts.settings import Settings
 from service.faces.reembedding import Reembedding
@@ -87,3 +89,30 @@ def test_stale_templates_are_recomputed(tmp_path: Path) -> None:
     assert np.allclose(vectors, [vector_of(40), vector_of(50)], atol=1e-6)
     counts = faces.subjects.get(subject, embedder=NOW).templates
     assert (counts.current, counts.stale) == (2, 2)
+
+
+def test_nobody_without_a_consent_is_recomputed_where_one_is_required(tmp_path: Path) -> None:
+    fakes = FakeServices(faces=face_services_in(tmp_path, tables=True))
+    faces, expiring = fakes.faces, datetime.now(UTC) + timedelta(seconds=0.3)
+    consents = {
+        "none": None,
+        "expired": NewConsent(version="1", expires_at=expiring),
+        "given": NewConsent(version="1"),
+    }
+    people: dict[str, str] = {}
+    for name, consent in consents.items():
+        new = NewSubject(name=name, keep_frames=True, consent=consent)
+        people[name] = faces.subjects.create(new)["id"]
+        frames = [StoredFrame("image/png", gray_png(40) + bytes(n)) for n in range(8)]
+        old = [NewTemplate(vector_of(90), quality(), "image", frame) for frame in frames]
+        faces.templates.add(people[name], old, embedder=OLD)
+    faces.repositories.policy.set(NewPolicy(consent_required=True))
+
+    async def run() -> None:
+        await asyncio.sleep(0.3)
+        async with fakes.open_services(Settings(_env_file=None)) as services:
+            await Reembedding(services).run_once()
+
+    asyncio.run(run())
+    renewed = {n: len(faces.templates.of_subject(one, embedder=NOW)) for n, one in people.items()}
+    assert renewed == {"none": 0, "expired": 0, "given": 8}
