@@ -44,7 +44,7 @@ class Header(BaseModel):
     created_at: datetime
     database: DatabaseKind | None = Field(description="Null if the home had none yet.")
     revision: str | None = Field(description="Of the database's tables.")
-    secrets: bool
+    secrets: bool = Field(description="Whether the folder of the keys of faces is in it.")
     lost_datasets: list[str] | None = Field(
         None,
         description="Datasets in the database whose folders were missing. Any other without a "

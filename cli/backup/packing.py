@@ -37,7 +37,7 @@ def header_of(content: Snapshot, revision: str | None) -> Header:
         created_at=content.at,
         database=content.database,
         revision=revision,
-        secrets=SECRETS in content.areas,
+        secrets=SECRETS in content.areas and content.areas[SECRETS].is_dir(),
         lost_datasets=content.lost_datasets,
         erased=content.erased,
         files=count,

@@ -14,7 +14,7 @@ def face_keys(settings: Settings) -> Iterator[Check]:
     from sqlalchemy.exc import SQLAlchemyError  # slow to load
 
     try:
-        needed = _needed(settings)
+        needed = needed_keys(settings)
         missing = sorted(needed - present_keys(settings))
     except (OpsinError, SQLAlchemyError, ValueError, OSError):
         return  # the checks of the database and of the secrets say what is wrong
@@ -23,18 +23,23 @@ def face_keys(settings: Settings) -> Iterator[Check]:
     if not missing:
         yield Check("face keys", "ok", "all that face data needs are here")
         return
-    where = settings.face_keys_file if settings.faces_keys is None else "OPSIN_FACES_KEYS"
     yield Check(
         "face keys",
         "fail",
         f"missing: {', '.join(missing)}. People who were enrolled with them cannot be "
         "recognized, and enrollment and login may be impossible",
-        f"Add their lines to {where}; a backup holds them only if it was made with --secrets. If "
-        "they are lost for good, `opsin faces replace-lost-keys` replaces them.",
+        f"Add their lines to {place_of_keys(settings)}; a backup holds them only if it was made "
+        "with --secrets. If they are lost for good, `opsin faces replace-lost-keys` replaces them.",
     )
 
 
-def _needed(settings: Settings) -> set[str]:
+def place_of_keys(settings: Settings) -> str:
+    """Where the keys are read: the name of the setting, or the path of the file."""
+    return str(settings.face_keys_file) if settings.faces_keys is None else "OPSIN_FACES_KEYS"
+
+
+def needed_keys(settings: Settings) -> set[str]:
+    """The ids of the keys that something in the database is encrypted with; it exists."""
     from database.crypto.cipher import sealing_key_ids
     from database.engine import open_engine, reading
 

@@ -3,7 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tarfile import TarFile
 from typing import Annotated
@@ -20,8 +20,9 @@ from cli.backup.databases import kind_of, require_unused, sqlite_path, staged
 from cli.backup.packing import header_of, pack
 from cli.backup.placing import report_kept
 from cli.backup.restrictions import complete_restore, note_restrictions
-from cli.backup.snapshot import snapshot
+from cli.backup.snapshot import Snapshot, snapshot
 from cli.backup.unpacking import opened, unpack
+from cli.checks.face_keys import needed_keys, place_of_keys, present_keys
 from cli.clients.api import Api
 from cli.drafts import remove_left_over
 from cli.home import Home
@@ -29,6 +30,7 @@ from cli.output import CommandError, as_command_error, notes, waiting, warn
 from cli.settings import load
 from cli.startup import require_home, using_home
 from contracts.settings import Settings
+from database.crypto.master_keys import read_keys
 from database.migrations import current, is_known
 
 _SPARE_BYTES = 64 * 1024**2
@@ -53,7 +55,8 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
     """Write a backup; nothing is left of one that fails.
 
     Raises:
-        CommandError: It failed, or is written but lacks the folders of some datasets.
+        CommandError: It failed, or is written but lacks the folders of some datasets, or keys of
+            faces although `secrets` is set.
     """
     console = notes()
     if out.exists():
@@ -75,13 +78,12 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
                 raise CommandError("The database was upgraded meanwhile. Take the backup again.")
             header = header_of(content, revision)
             _require_room(out.absolute().parent, header.size)
+            lacking = _lost_datasets(settings, content) + _lost_keys(settings, content)
         with _bar(console, "Writing", header.size) as progress:
             pack(content, header, out, progress)
-    if lost := content.lost_datasets:
+    if lacking:
         raise CommandError(
-            f"{out} is written and can be restored, but it is not complete: {settings.home} has no "
-            f"folder of {_shortened(lost)}. Check OPSIN_HOME and its mount; if they are lost for "
-            "good, `opsin datasets delete` removes them from the database."
+            f"{out} is written and can be restored, but it is not complete: {' '.join(lacking)}"
         )
     console.print(
         f"[green]✓[/] {escape(str(out))}: {header.files:,} files, {header.size / 1e6:,.1f} MB. "
@@ -151,12 +153,12 @@ def _unpacked(
 def _print_restored(console: Console, settings: Settings, header: Header) -> None:
     when = f"{header.created_at:%Y-%m-%d %H:%M} UTC"
     console.print(f"[green]✓[/] {escape(str(settings.home))} is as it was on {when}.")
-    if not header.secrets and not (settings.home / SECRETS).is_dir():
+    if missing := _missing_keys(settings):
         warn(
             console,
-            "The keys of faces were not in the backup. If faces were enrolled, put their keys "
-            f"back into {settings.home / SECRETS}. If they are lost for good, start with `opsin "
-            "faces replace-lost-keys`.",
+            f"The data of enrolled people needs keys that are not here: {', '.join(missing)}. Add "
+            f"their lines to {place_of_keys(settings)}. If they are lost for good, start with "
+            "`opsin faces replace-lost-keys`.",
         )
     if not cli_key_file(settings.home).exists():
         console.print("If keys are required, `opsin keys cli` makes one for the commands here.")
@@ -226,20 +228,60 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _warn_of_secrets(console: Console, settings: Settings, secrets: bool) -> None:
-    if not (settings.home / SECRETS).is_dir():
-        return
-    if secrets:
+    folder, left_out = settings.home / SECRETS, []
+    if settings.faces_keys is not None:
+        left_out.append("OPSIN_FACES_KEYS")
+    if folder.is_dir() and secrets:
         warn(
             console,
-            "The keys of faces will be in the backup: with the file, anyone can read every "
-            "template. Protect it like a password.",
+            f"The keys of faces in {folder} will be in the backup: with the file, anyone can read "
+            "every template that they encrypt. Protect it like a password.",
         )
-    else:
+    elif folder.is_dir():
+        left_out.append(str(folder))
+    if left_out:
         warn(
             console,
-            f"The keys of faces are not in it. Keep {settings.home / SECRETS} in another place: "
-            "without them the templates in the backup can never be read.",
+            f"The keys of faces in {' and '.join(left_out)} are not in it. Keep them in another "
+            "place: without them the templates in the backup can never be read.",
         )
+
+
+def _lost_datasets(settings: Settings, content: Snapshot) -> list[str]:
+    """What to say of datasets without their folders."""
+    if not (lost := content.lost_datasets):
+        return []
+    return [
+        f"{settings.home} has no folder of {_shortened(lost)}. Check OPSIN_HOME and its mount; if "
+        "they are lost for good, `opsin datasets delete` removes them from the database."
+    ]
+
+
+def _lost_keys(settings: Settings, content: Snapshot) -> list[str]:
+    """What to say of keys that face data needs and a snapshot with secrets does not hold."""
+    if SECRETS not in content.areas or content.database is None:
+        return []
+    held: set[str] = set()
+    with suppress(OSError, ValueError):
+        text = (content.areas[SECRETS] / settings.face_keys_file.name).read_text()
+        held.update(key.id for key in read_keys(text))
+    if not (lost := sorted(needed_keys(settings) - held)):
+        return []
+    return [
+        f"{settings.face_keys_file} does not hold the keys {_shortened(lost)}, which face data "
+        "needs. --secrets includes that file only: keep those of OPSIN_FACES_KEYS in another "
+        "place, and leave --secrets out. `opsin doctor` names those that are lost."
+    ]
+
+
+def _missing_keys(settings: Settings) -> list[str]:
+    """The keys that face data needs and that are not here, such as after a restore."""
+    if current(settings.database) is None:
+        return []
+    present: set[str] = set()
+    with suppress(OSError, ValueError):  # one that cannot be read is not here either
+        present = present_keys(settings)
+    return sorted(needed_keys(settings) - present)
 
 
 def _shortened(names: list[str]) -> str:

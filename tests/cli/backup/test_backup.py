@@ -1,5 +1,6 @@
 """A home is backed up, destroyed and brought back, with all that can be read of it."""
 
+import base64
 import resource
 import shutil
 import sqlite3
@@ -13,12 +14,14 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import select
 
 from cli.backup import placing
 from cli.backup.contents import AREAS, LEFT_OUT, SECRETS, DatabaseKind
 from cli.backup.databases import dump
 from cli.backup.restrictions import complete_restore
+from cli.backup.unpacking import opened
 from cli.commands import backup as commands
 from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
@@ -28,6 +31,7 @@ from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey
 from contracts.settings import Settings
 from database.audit import COMMAND, Audit
+from database.crypto.master_keys import KeyFile
 from database.datasets import DatasetRows
 from database.engine import open_engine, reading
 from database.faces.privacy.erasures import Erasures
@@ -105,6 +109,30 @@ def test_keys_are_in_it_only_if_asked_for(
     keys = home.settings.home / "secrets" / "faces.keys"
     assert (keys.read_bytes(), stat.S_IMODE(keys.stat().st_mode)) == (b"key", 0o600)
     assert stat.S_IMODE(keys.parent.stat().st_mode) == 0o700
+
+
+def test_secrets_without_the_keys_of_the_setting_are_not_called_complete(
+    tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    key = f"kept-elsewhere:{base64.b64encode(bytes(32)).decode()}"
+    settings = Settings(home=tmp_path / "home")
+    set_ = Settings(home=settings.home, faces_keys=SecretStr(key))
+    add_person(set_, "Ada")
+    write_backup(set_, out.with_name("plain.tar"), secrets=False)
+    assert "in OPSIN_FACES_KEYS are not in it" in " ".join(capfd.readouterr().err.split())
+    # Also where the command does not have the service's setting, and with the file of other keys.
+    for number, ours in enumerate((set_, settings, set_)):
+        archive = out.with_name(f"{number}.tar")
+        with pytest.raises(CommandError, match="does not hold the keys kept-elsewhere"):
+            write_backup(ours, archive, secrets=True)
+        with opened(archive) as (header, _, _):
+            assert header.secrets == settings.face_keys_file.exists()
+        KeyFile(settings.face_keys_file).create()
+        there = Settings(home=tmp_path / f"restored{number}", faces_keys=ours.faces_keys)
+        capfd.readouterr()
+        restore_backup(there, archive, force=False)
+        missing = "needs keys that are not here: kept-elsewhere" in capfd.readouterr().err
+        assert missing == (ours.faces_keys is None)
 
 
 def names(archive: Path) -> list[str]:
