@@ -17,6 +17,7 @@ from tests.service.face_replies import NO_FACE, quality, vector_of
 from tests.service.parts import FakeServices, face_services_in, gray_png
 
 OLD, NOW = "face_embedder:0", embedder_of(1)
+DIGEST = "sha256:" + "0" * 64
 BROKEN = 70  # gray level of a frame that makes a worker fail
 
 
@@ -93,11 +94,11 @@ def test_stale_templates_are_recomputed(tmp_path: Path) -> None:
 
 def test_nobody_without_a_consent_is_recomputed_where_one_is_required(tmp_path: Path) -> None:
     fakes = FakeServices(faces=face_services_in(tmp_path, tables=True))
-    faces, expiring = fakes.faces, datetime.now(UTC) + timedelta(seconds=0.3)
+    faces, expiring = fakes.faces, datetime.now(UTC) + timedelta(seconds=1)
     consents = {
         "none": None,
-        "expired": NewConsent(version="1", expires_at=expiring),
-        "given": NewConsent(version="1"),
+        "expired": NewConsent(version="1", text_digest=DIGEST, expires_at=expiring),
+        "given": NewConsent(version="1", text_digest=DIGEST),
     }
     people: dict[str, str] = {}
     for name, consent in consents.items():
@@ -109,7 +110,7 @@ def test_nobody_without_a_consent_is_recomputed_where_one_is_required(tmp_path: 
     faces.repositories.policy.set(NewPolicy(consent_required=True))
 
     async def run() -> None:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1)
         async with fakes.open_services(Settings(_env_file=None)) as services:
             await Reembedding(services).run_once()
 
