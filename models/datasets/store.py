@@ -165,6 +165,25 @@ class DatasetStore:
         """
         return read_listing(self._folder(dataset_id))
 
+    def own_listing(self, dataset_id: str) -> Listing:
+        """As `listing`, after giving a folder that was copied an id of its own: its name.
+
+        The caller holds the `lock`.
+
+        Raises:
+            DatasetNotFound: There is no such dataset, or its folder links to that of another one.
+            OSError: The listing cannot be written.
+        """
+        listing, folder = self.listing(dataset_id), self._folder(dataset_id)
+        if listing.info.id == dataset_id:
+            return listing
+        if folder.is_symlink():
+            raise DatasetNotFound(f"The folder is a link to that of {listing.info.id}.")
+        info = listing.info.model_copy(update={"id": dataset_id})
+        listing = listing.model_copy(update={"info": info, "answer": None})
+        write_listing(folder, listing)
+        return listing
+
     def revision(self, dataset_id: str) -> int:
         """The revision of a dataset, read without its files.
 

@@ -143,7 +143,7 @@ class Datasets:
     def _write_missing_rows(self, dataset_id: str) -> None:
         """Write the rows that are older than the folder, which is locked."""
         revision = self.store.revision(dataset_id)
-        self.rows.repair(dataset_id, revision, lambda: self.store.listing(dataset_id))
+        self.rows.repair(dataset_id, revision, lambda: self.store.own_listing(dataset_id))
 
     def create(
         self,

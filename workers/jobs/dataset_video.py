@@ -103,7 +103,7 @@ def _add(
     with store.lock(target):
         if taken.in_use(target):
             raise Conflict("A training uses the dataset. Wait for it, then send the video again.")
-        rows.repair(target, store.revision(target), lambda: store.listing(target))
+        rows.repair(target, store.revision(target), lambda: store.own_listing(target))
         if earlier := rows.stored_response(key):
             return earlier.body
         # A second apart, training and the other splits show different images.

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import io
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -391,6 +392,27 @@ def test_rows_follow_the_folders(tmp_path: Path, fakes: FakeServices) -> None:
     datasets.store.delete(placed.id, check=lambda: datasets.rows.hide(placed.id))
     datasets.reconcile()
     assert datasets.rows.revisions() == {}, "killed before its rows were deleted"
+
+
+def test_a_copied_folder_is_a_dataset_of_its_own(client: httpx.Client, fakes: FakeServices) -> None:
+    datasets, key = fakes.datasets, {"Idempotency-Key": "pets-1"}
+    made = send(client, zipped(GOOD), headers=key).json()
+    folder = datasets.store.home / "datasets" / made["id"]
+    shutil.copytree(folder, folder.with_name("ds_copy"))
+    folder.with_name("ds_link").symlink_to(folder)
+    datasets.reconcile()
+    address = f"{URL}/ds_copy"
+    assert client.get(address).json() == made | {"id": "ds_copy"}
+    assert client.get(f"{URL}/ds_link").status_code == 404
+    assert client.get(f"{URL}/{made['id']}").json() == made
+    image = {"image": ("a.png", photo(903))}
+    assert client.post(f"{address}/images?label=cat", files=image).status_code == 201
+    assert send(client, zipped(GOOD), headers=key).json()["id"] == made["id"]
+    folder.with_name("ds_link").unlink()
+    assert client.delete(f"{URL}/{made['id']}").status_code == 204
+    datasets.reconcile()
+    assert list(datasets.rows.revisions()) == ["ds_copy"]
+    assert datasets.store.load("ds_copy").classes == ("cat", "dog")
 
 
 def test_what_has_not_changed_is_not_read_again(
