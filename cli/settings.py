@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import DotEnvSettingsSource
 
 from cli.access import read_cli_key
 from cli.output import CommandError, notes, warn
 from cli.running_home import Running, is_home, running_home, running_services
 from contracts.settings import Settings
+from database.crypto.master_keys import read_keys
 from models.processes import PARENT
 
 # Read by children and by the tests.
@@ -36,10 +38,19 @@ def load(*, key: str | None = None, follow: bool = True) -> Settings:
             f"  OPSIN_{'.'.join(str(part) for part in error['loc']).upper()}: {error['msg']}"
             for error in bad.errors()
         ]
-        raise CommandError("These settings are wrong:\n" + "\n".join(lines), exit_code=2) from None
+        raise _wrong(*lines) from None
+    if settings.faces_keys is not None:
+        try:
+            read_keys(settings.faces_keys.get_secret_value())
+        except ValueError as error:
+            raise _wrong(f"  OPSIN_FACES_KEYS: {error}") from None
     if follow:
         settings = _follow(settings)
     return settings if key is None else settings.model_copy(update={"api_key": SecretStr(key)})
+
+
+def _wrong(*lines: str) -> CommandError:
+    return CommandError("\n".join(("These settings are wrong:", *lines)), exit_code=2)
 
 
 def _follow(settings: Settings) -> Settings:
@@ -86,9 +97,10 @@ def _say_once(text: str) -> None:
 
 
 def _warn_of_unknown() -> None:
-    """Warn of variables that look like settings: a misspelt one would silently do nothing."""
+    """Warn of what looks like a setting, also in `.env`: a misspelt one would do nothing."""
     known = {f"OPSIN_{name.upper()}" for name in Settings.model_fields}
-    for name in sorted(os.environ):
+    lines = map(str.upper, DotEnvSettingsSource(Settings).env_vars)
+    for name in sorted({*os.environ, *lines}):
         if name.startswith("OPSIN_") and name not in known | _NOT_SETTINGS:
             similar = difflib.get_close_matches(name, known, 1)
             hint = f" Did you mean {similar[0]}?" if similar else ""

@@ -26,7 +26,9 @@ Action = Literal[
     "face_enabled",
     "frames_allowed",
     "frames_forbidden",
+    "face_keys_rotated",
     "face_keys_replaced",
+    "token_key_rotated",
 ]
 
 

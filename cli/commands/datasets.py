@@ -41,6 +41,7 @@ from cli.tables import Column, print_list
 from contracts.names import printable_part
 from contracts.suggestions import similar
 from contracts.training.datasets import DatasetFile, DatasetInfo, FileStatus, LabelSource
+from database.audit import COMMAND, Audit
 from database.datasets import DatasetRows
 from database.jobs.jobs import Jobs
 from database.paging import MAX_PAGE_SIZE
@@ -247,11 +248,12 @@ def files(
 @app.command()
 def delete(dataset_id: DatasetId, yes: Yes = False) -> None:
     """Remove a dataset and its images for good."""
-    with _open_datasets() as datasets:
+    with _open_with_audit() as (datasets, audit):
         dataset_id = _id_of(datasets, dataset_id)
         info = datasets.rows.get(dataset_id)
         confirm(f"Delete {info.name} ({dataset_id}) and its images for good?", yes=yes)
         datasets.delete(dataset_id)
+        audit.write(COMMAND, "dataset_deleted", dataset_id)
     notes().print(f"[green]✓[/] {escape(dataset_id)} is deleted")
 
 
@@ -260,12 +262,18 @@ app.command("video")(video)
 
 @contextmanager
 def _open_datasets() -> Iterator[Datasets]:
+    with _open_with_audit() as (datasets, _):
+        yield datasets
+
+
+@contextmanager
+def _open_with_audit() -> Iterator[tuple[Datasets, Audit]]:
     settings = load()
     with open_database(settings) as engine:
         jobs, rows = Jobs(engine, _now), DatasetRows(engine, _now)
         datasets = Datasets(DatasetStore.of(settings), rows, jobs.needs_dataset)
         datasets.reconcile()
-        yield datasets
+        yield datasets, Audit(engine, _now)
 
 
 def _now() -> datetime:

@@ -6,6 +6,7 @@ within a second. Only a conversion needs TensorFlow, in a process of its own.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +29,13 @@ from cli.output import (
     print_json,
     print_path,
     waiting,
+    warn,
     written_file,
 )
 from cli.settings import load
-from cli.startup import using_home
+from cli.startup import open_database, using_home
 from cli.tables import Column, local_time, print_list
+from contracts.audit import Action
 from contracts.errors import OpsinError
 from contracts.inference.manifest import Manifest
 from models.store.derived import DERIVED_FORMATS, convert
@@ -158,6 +161,7 @@ def promote(
     if before == version:
         notes().print(f"[green]✓[/] {alias} of {model} already is version {version}")
         return
+    _record("alias_set", f"{model}/{version} {alias}")
     was = "new" if before is None else f"was version {before}"
     notes().print(f"[green]✓[/] {alias} of {model} is version {version} ({was})")
 
@@ -170,7 +174,22 @@ def delete(model: Model, version: Version, yes: Yes = False) -> None:
         confirm(f"Delete version {version} of {model} for good?", yes=yes)
         store.delete(model, version)
     announce_change(load(), "models")
+    _record("version_deleted", f"{model}/{version}")
     notes().print(f"[green]✓[/] version {version} of {model} is deleted")
+
+
+def _record(action: Action, subject: str) -> None:
+    """Add a line to the audit log. The store needs no database, so there may be none."""
+    settings = load()
+    if settings.database_url is None and not (settings.home / "opsin.db").exists():
+        return
+    from database.audit import COMMAND, Audit  # SQLAlchemy
+
+    try:
+        with open_database(settings) as engine:
+            Audit(engine, lambda: datetime.now(UTC)).write(COMMAND, action, subject)
+    except CommandError as error:
+        warn(notes(), f"This is not in the audit log: {error}")
 
 
 @app.command()

@@ -42,6 +42,7 @@ def rotate() -> None:
         count, damaged = _reencrypt(faces)
         faces.token_keys.reencrypt()
         faces.keyed_hash.reencrypt()
+        Audit(engine, _now).write(COMMAND, "face_keys_rotated", faces.cipher.key_id)
     notes().print(f"[green]✓[/] {count} subjects are encrypted by {faces.cipher.key_id}")
     if damaged:
         raise CommandError(
@@ -59,6 +60,7 @@ def rotate_token_key() -> None:
     settings = load()
     with _described_errors(), open_database(settings) as engine:
         key_id = FaceRepositories.of(settings, engine, _now).token_keys.rotate()
+        Audit(engine, _now).write(COMMAND, "token_key_rotated", key_id)
     notes().print(f"[green]✓[/] tokens are signed by {key_id}")
 
 

@@ -1,9 +1,12 @@
 import re
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from database.audit import Audit
+from database.engine import open_engine
 from tests.cli.conftest import Call
 from tests.models.datasets.packing import on_disk, tree, written, zipped
 from tests.postgresql import new_database
@@ -51,6 +54,13 @@ def test_a_dataset_from_a_folder_to_its_deletion(datasets: Command, tmp_path: Pa
     assert "is deleted" in datasets("delete", other, "--yes")
     assert f"{dataset_id} is deleted" in datasets("delete", "pets", "--yes")
     assert "no dataset with that id" in datasets("show", dataset_id, code=1)
+    engine = open_engine(f"sqlite:///{tmp_path / 'home' / 'opsin.db'}")
+    lines = Audit(engine, lambda: datetime.now(UTC)).list(action="dataset_deleted").items
+    engine.dispose()
+    assert [(line.actor, line.subject) for line in lines] == [
+        ("command", dataset_id),
+        ("command", other),
+    ]
 
 
 def test_a_refused_source_is_one_line(datasets: Command, tmp_path: Path) -> None:

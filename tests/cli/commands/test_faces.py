@@ -365,6 +365,11 @@ def test_rotation_encrypts_all_subjects_by_a_new_key(
     rotate_token_key()
     assert renewed.signing().id != signing
     assert signing in {one.id for one in renewed.public()}
+    lines = Audit(engine, lambda: datetime.now(UTC)).list().items
+    assert {(line.action, line.subject) for line in lines} == {
+        ("face_keys_rotated", now.key_id),
+        ("token_key_rotated", renewed.signing().id),
+    }
     engine.dispose()
 
 

@@ -4,15 +4,19 @@ import resource
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from contracts.inference.manifest import Served
+from database.audit import Audit
+from database.engine import open_engine
 from models.store.store import Store
 from tests.cli.conftest import Call
 from tests.cli.running import ROOT
 from tests.models.drafts import DRAFT, FILES, write_files
+from tests.tables import make_tables
 
 
 @pytest.fixture
@@ -41,6 +45,22 @@ class Models:
         assert ended == code, text
         assert "Traceback" not in text
         return text
+
+
+def test_changes_are_in_the_audit_log(models: Models, store: Store, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'home' / 'opsin.db'}"
+    make_tables(url)
+    models("promote", "pets", "2")
+    models("promote", "pets", "2")
+    models("delete", "pets", "1", "--yes")
+    assert store.versions("pets") == [2]
+    engine = open_engine(url)
+    lines = Audit(engine, lambda: datetime.now(UTC)).list().items
+    engine.dispose()
+    assert [(line.actor, line.action, line.subject) for line in lines] == [
+        ("command", "version_deleted", "pets/1"),
+        ("command", "alias_set", "pets/2 champion"),
+    ]
 
 
 def test_list_promote_delete(models: Models, store: Store) -> None:
