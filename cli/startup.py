@@ -70,13 +70,12 @@ def migrate(settings: Settings, *, is_start: bool = False, is_restored: bool = F
             changed in either.
     """
     from database.engine import open_engine  # SQLAlchemy
-    from database.installation import adopt, require_database
+    from database.installation import adopt
     from database.migrations import current, upgrade
 
     if current(settings.database) is None:
         is_start = True
-        with _as_usage_error():
-            require_database(settings.home)
+        require_database(settings)
     elif not is_restored:
         require_home(settings, is_start=is_start)
     if settings.database_url is None:
@@ -112,6 +111,18 @@ def require_home(settings: Settings, *, is_start: bool = False) -> None:
             require_home(engine, settings.home, is_start=is_start)
     finally:
         engine.dispose()
+
+
+def require_database(settings: Settings) -> None:
+    """Check that the home belongs to no database, as there is none where the settings name it.
+
+    Raises:
+        CommandError: It does, so that the settings name the wrong one, or it is lost.
+    """
+    from database.installation import require_database  # SQLAlchemy
+
+    with _as_usage_error():
+        require_database(settings.home)
 
 
 def require_redis_of_home(settings: Settings) -> None:

@@ -12,7 +12,7 @@ from cli.clients.api import Api
 from cli.home import Home
 from cli.output import CommandError, counted
 from cli.processes.valkey import running_url
-from cli.startup import require_free_port, require_home, require_key
+from cli.startup import require_database, require_free_port, require_home, require_key
 from contracts.errors import OpsinError
 from contracts.inference.registry import SystemInfo
 from contracts.queue import redis_keys
@@ -177,13 +177,15 @@ def _database(settings: Settings) -> Check:
 
     kind = "postgresql" if (settings.database_url or "").startswith("postgresql") else "sqlite"
     if settings.database_url is None and not (settings.home / "opsin.db").exists():
-        return Check("database", "ok", "not created yet; `opsin up` and `opsin serve` create it")
+        created = Check("database", "ok", "not created yet; `opsin up` and `opsin serve` create it")
+        return _no_database(settings, created)
     try:
         revision, latest = current(settings.database), newest()
     except (OpsinError, SQLAlchemyError, ValueError, ImportError) as error:
         return _database_error(kind, error)
     if revision is None:
-        return Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} create them.")
+        empty = Check("database", "warn", f"{kind}, no tables yet", f"{_MIGRATE} create them.")
+        return _no_database(settings, empty)
     if revision == latest:
         return _database_of_home(settings, f"{kind}, revision {revision}")
     if is_known(revision):
@@ -191,6 +193,15 @@ def _database(settings: Settings) -> Check:
         return Check("database", "fail", detail, f"{_MIGRATE} bring them up to date; restart.")
     detail = f"{kind}, its tables ({revision}) are of a later release than this one"
     return Check("database", "fail", detail, "Run that release, or `opsin restore` a backup.")
+
+
+def _no_database(settings: Settings, fresh: Check) -> Check:
+    """The check of a database that does not exist: `fresh`, unless the home belongs to another."""
+    try:
+        require_database(settings)
+    except CommandError as error:
+        return Check("database", "fail", "there is none, and the home belongs to one", str(error))
+    return fresh
 
 
 def _database_of_home(settings: Settings, detail: str) -> Check:

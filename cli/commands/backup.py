@@ -26,15 +26,20 @@ from cli.checks.face_keys import needed_keys, place_of_keys, present_keys
 from cli.clients.api import Api
 from cli.drafts import remove_left_over
 from cli.home import Home
-from cli.output import CommandError, as_command_error, notes, waiting, warn
+from cli.output import CommandError, as_command_error, errors, notes, waiting, warn
 from cli.settings import load
-from cli.startup import require_home, using_home
+from cli.startup import require_database, require_home, using_home
 from contracts.settings import Settings
 from database.crypto.master_keys import read_keys
 from database.migrations import current, is_known
 
 _SPARE_BYTES = 64 * 1024**2
 _SHOWN = 5
+_THE_DATABASE = "the database"
+_NO_DATABASE = (
+    "There is no database in the backup: no API keys, people, consents and settings of faces, jobs "
+    "and audit log."
+)
 
 
 def backup(
@@ -73,6 +78,8 @@ def write_backup(settings: Settings, out: Path, *, secrets: bool) -> None:
         with waiting(console, "Taking a snapshot"):
             revision = current(settings.database)
             require_home(settings)
+            if revision is None:
+                _require_files_only(console, settings)
             content = stack.enter_context(snapshot(settings, secrets=secrets))
             if current(settings.database) != revision:
                 raise CommandError("The database was upgraded meanwhile. Take the backup again.")
@@ -153,6 +160,9 @@ def _unpacked(
 def _print_restored(console: Console, settings: Settings, header: Header) -> None:
     when = f"{header.created_at:%Y-%m-%d %H:%M} UTC"
     console.print(f"[green]✓[/] {escape(str(settings.home))} is as it was on {when}.")
+    if header.database is None:
+        # An error, as `--quiet` suppresses notes.
+        warn(errors(), _NO_DATABASE)
     if missing := _missing_keys(settings):
         warn(
             console,
@@ -198,6 +208,12 @@ def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
             "know. Restore it with that release or a later one."
         )
     existing = _existing_content(settings)
+    if header.database is None and _THE_DATABASE in existing:
+        raise CommandError(
+            "The backup holds no database: it was made where OPSIN_DATABASE_URL named none. The "
+            "present one would be taken away. Restore another backup, or restore this one into "
+            "another home."
+        )
     if existing and not force:
         raise CommandError(
             f"{settings.home} is not empty: {', '.join(existing)}. Set OPSIN_HOME to a new folder, "
@@ -219,12 +235,26 @@ def _existing_content(settings: Settings) -> list[str]:
         if any(not path.name.startswith(".") for path in _entries(settings.home / name))
     ]
     if kind_of(settings) == "sqlite":
-        return names + (["the database"] if sqlite_path(settings).exists() else [])
-    return names + (["the database"] if current(settings.database) is not None else [])
+        return names + ([_THE_DATABASE] if sqlite_path(settings).exists() else [])
+    return names + ([_THE_DATABASE] if current(settings.database) is not None else [])
 
 
 def _entries(folder: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _require_files_only(console: Console, settings: Settings) -> None:
+    """Check that a backup without a database lacks nothing; there is none at its address.
+
+    Raises:
+        CommandError: The home belongs to a database, or is empty: its disk may not be mounted.
+    """
+    require_database(settings)
+    if not any(_entries(settings.home / name) for name in AREAS):
+        raise CommandError(
+            f"There is nothing in {settings.home}. Set OPSIN_HOME, or mount its disk."
+        )
+    warn(console, _NO_DATABASE)
 
 
 def _warn_of_secrets(console: Console, settings: Settings, secrets: bool) -> None:

@@ -26,6 +26,7 @@ from cli.commands import backup as commands
 from cli.commands.backup import restore_backup, write_backup
 from cli.home import Home
 from cli.output import CommandError, notes
+from cli.startup import migrate
 from contracts.faces.consent import NewConsent
 from contracts.faces.subjects import NewSubject, SubjectChange
 from contracts.keys import NewKey
@@ -316,6 +317,33 @@ def test_no_backup_is_made_of_an_empty_home(tmp_path: Path, out: Path) -> None:
     with pytest.raises(CommandError, match="holds enrolled people"):
         write_backup(settings.model_copy(update={"home": tmp_path / "empty"}), out, secrets=False)
     assert not out.exists()
+
+
+def test_no_backup_lacks_the_database_without_a_word(
+    tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As where a timer does not have the service's OPSIN_DATABASE_URL, or the disk is away."""
+    apart = f"sqlite:///{tmp_path / 'apart.db'}"
+    home, empty = tmp_path / "home", Home(tmp_path / "empty")
+    migrate(Settings(home=home, database_url=apart), is_start=True)
+    with pytest.raises(CommandError, match=r"OPSIN_DATABASE_URL.*belongs to another one"):
+        write_backup(Settings(home=home), out, secrets=False)
+    empty.prepare()
+    with pytest.raises(CommandError, match=r"nothing in .*empty"):
+        write_backup(Settings(home=empty.root), out, secrets=False)
+    assert not out.exists()
+
+    publish(Store(empty.root / "store"))  # copied there, and never served
+    write_backup(Settings(home=empty.root), out, secrets=False)
+    assert "no database in the backup" in capfd.readouterr().err
+    restore_backup(Settings(home=tmp_path / "new"), out, force=False)
+    assert "no database in the backup" in capfd.readouterr().err
+    used = Settings(home=tmp_path / "used")
+    migrate(used, is_start=True)
+    revision = current(used.database)
+    with pytest.raises(CommandError, match="The backup holds no database"):
+        restore_backup(used, out, force=True)
+    assert current(used.database) == revision
 
 
 def test_a_folder_that_is_not_there_is_named_before_any_work(home: Furnished, out: Path) -> None:

@@ -114,6 +114,9 @@ def test_a_home_that_is_not_that_of_the_database(settings: Settings, tmp_path: P
     assert found(looks.service(apart), "database").state == "ok"
     empty = apart.model_copy(update={"home": tmp_path / "empty"})
     failing(found(looks.service(empty), "database"), "not that of this home", "OPSIN_HOME")
+    for address in (None, f"sqlite:///{tmp_path / 'none.db'}"):
+        unnamed = Settings(home=settings.home, database_url=address, port=free_port())
+        failing(found(looks.service(unnamed), "database"), "there is none", "OPSIN_DATABASE_URL")
 
 
 def test_a_busy_machine_on_which_jobs_come_last(
