@@ -31,6 +31,7 @@ from cli.settings import load
 from cli.startup import require_database, require_home, using_home
 from contracts.settings import Settings
 from database.crypto.master_keys import read_keys
+from database.installation import home_id
 from database.migrations import current, is_known
 
 _SPARE_BYTES = 64 * 1024**2
@@ -226,6 +227,14 @@ def _require_fit(settings: Settings, header: Header, *, force: bool) -> None:
         )
     if existing:
         require_unused(settings)
+    if _THE_DATABASE not in existing and home_id(settings.home) is not None:
+        # An error, as `--quiet` suppresses notes.
+        warn(
+            errors(),
+            f"{settings.home} belongs to a database, and there is none where OPSIN_DATABASE_URL or "
+            "its default says. If it is not lost but elsewhere, set OPSIN_DATABASE_URL and restore "
+            "again before you start the service.",
+        )
 
 
 def _existing_content(settings: Settings) -> list[str]:

@@ -346,6 +346,22 @@ def test_no_backup_lacks_the_database_without_a_word(
     assert current(used.database) == revision
 
 
+@pytest.mark.parametrize("is_named", [True, False])
+def test_a_restore_says_that_the_database_of_the_home_is_elsewhere(
+    tmp_path: Path, out: Path, capfd: pytest.CaptureFixture[str], is_named: bool
+) -> None:
+    apart = f"sqlite:///{tmp_path / 'apart.db'}"
+    theirs = Settings(home=tmp_path / "home", database_url=apart)
+    migrate(theirs, is_start=True)
+    publish(Store(theirs.store_home))
+    write_backup(theirs, out, secrets=False)
+    capfd.readouterr()
+    ours = theirs if is_named else Settings(home=theirs.home)
+    restore_backup(ours, out, force=True)
+    said = " ".join(capfd.readouterr().err.split())
+    assert ("elsewhere, set OPSIN_DATABASE_URL" in said) != is_named
+
+
 def test_a_folder_that_is_not_there_is_named_before_any_work(home: Furnished, out: Path) -> None:
     target = out.parent / "none" / "x.tar"
     with pytest.raises(CommandError, match=r"there is no folder .*none"):
