@@ -178,6 +178,11 @@ def replies(api_id: str) -> str:
     return f"replies:{api_id}"
 
 
+def taken_replies(api_id: str) -> str:
+    """The list of replies that were sent to an API process, until it is known that they arrived."""
+    return f"replies:{api_id}:taken"
+
+
 WORKERS = "workers"
 """The set of ids of workers that have sent a heartbeat; some may have expired since."""
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError
 
 from contracts.queue import redis_keys
 from contracts.queue.messages import Item, MalformedMessageError, Reply
@@ -18,6 +20,16 @@ log = structlog.get_logger()
 
 _BLOCK_SECONDS = 1.0
 _BATCH = 64
+_TAKEN_EXPIRE_MS = 120_000
+_TAKE = """
+local replies = redis.call('LRANGE', KEYS[1], 0, ARGV[1] - 1)
+if #replies > 0 then
+    redis.call('RPUSH', KEYS[2], unpack(replies)) -- fails if memory is full
+    redis.call('LTRIM', KEYS[1], #replies, -1)
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return replies
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +58,8 @@ class Replies:
         self._pipelined = PipelinedConnection(client)
         self._pixels = pixels
         self.key = redis_keys.replies(api_id)
+        self._taken = redis_keys.taken_replies(api_id)
+        self._delivered: int | None = None  # of those in the list of taken ones; None if unknown
         self.pending: dict[bytes, PendingItem] = {}
         self._receiver = PeriodicTask(
             "replies", self._receive, seconds=0, after_fault=_BLOCK_SECONDS / 4
@@ -78,14 +92,37 @@ class Replies:
         return self.pending.pop(item_id, None)
 
     async def _receive(self) -> None:
-        wait, take = ("BLPOP", self.key, _BLOCK_SECONDS), ("LPOP", self.key, _BATCH)
+        """Deliver what has come, or wait for it.
+
+        Redis moves replies to a second list as it sends them, because they may never arrive: a
+        connection may be lost, or a proxy in between replaced. With the next call, those that have
+        arrived are removed. After a fault, the whole list is read.
+        """
+        taken = self._taken
+        if self._delivered is None:
+            replies: list[Any] = await self._client.lrange(taken, 0, -1)
+            self._deliver_all(replies)
+            self._delivered = len(replies)
+        remove = "LTRIM", taken, self._delivered, -1
+        wait = "BLMOVE", self.key, taken, "LEFT", "RIGHT", _BLOCK_SECONDS
+        take = "EVAL", _TAKE, 2, self.key, taken, _BATCH, _TAKEN_EXPIRE_MS
+        self._delivered = None
         try:
-            # Together, so that all replies of a batch arrive at once: Redis executes the second
-            # command as soon as there is a reply for the first one.
-            first, others = await self._pipelined.call(wait, take)
+            # Together, so that all replies of a batch arrive at once: Redis executes the last
+            # command as soon as there is a reply for the one before.
+            _, first, others = await self._pipelined.call(remove, wait, take)
         except RedisConnectionError:
-            first, others = await self._client.blpop([self.key], timeout=_BLOCK_SECONDS), None
-        self._deliver_all([*(first or [])[1:], *(others or [])])
+            await self._client.blmove(self.key, taken, _BLOCK_SECONDS)  # type: ignore[arg-type]
+            return
+        except OutOfMemoryError:  # there is no room for a second list
+            replies = await self._client.lpop(self.key, _BATCH) or []  # type: ignore[assignment]
+            if not replies:
+                raise
+            self._deliver_all(replies)
+            return
+        replies = [*([] if first is None else [first]), *others]
+        self._deliver_all(replies)
+        self._delivered = len(replies)
 
     def _deliver_all(self, messages: list[bytes]) -> None:
         for raw in messages:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import signal
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -204,6 +205,95 @@ def test_replies_come_in_one_piece_and_after_a_lost_connection(valkey: RealValke
                 await cast("Awaitable[int]", client.rpush(replies.key, *packed))
                 async with asyncio.timeout(60):
                     assert [(await future).id for future in futures] == [one.id for one in items]
+            await replies.stop()
+
+    use(valkey, test)
+
+
+class LossyProxy:
+    """Stands for the network between a client and Valkey.
+
+    Attributes:
+        is_lossy: Whether the answers of Valkey are lost.
+        lost: Bytes that were.
+    """
+
+    def __init__(self, valkey: RealValkey) -> None:
+        self._valkey = valkey
+        self._writers: list[asyncio.StreamWriter] = []
+        self.is_lossy, self.lost = False, 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, to_valkey = await asyncio.open_unix_connection(self._valkey.socket)
+        self._writers += writer, to_valkey
+        await asyncio.gather(self._pass_on(reader, to_valkey), self._lose(answers, writer))
+
+    async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            sink.write(data)
+        sink.close()
+
+    async def _lose(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            if self.is_lossy:
+                self.lost += len(data)
+            else:
+                sink.write(data)
+        sink.close()
+
+    def cut(self) -> None:
+        """End all connections; the next ones lose nothing."""
+        self.is_lossy = False
+        for writer in self._writers:
+            writer.close()
+
+
+async def send(client: Redis, replies: Replies) -> list[asyncio.Future[Reply]]:
+    """Send replies as a worker does; returns what waits for them."""
+    items = [item() for _ in range(100)]
+    futures = [replies.expect(one, QUEUE) for one in items]
+    vector = np.ones(1, np.float32)
+    packed = [Reply(one.id, 1, 1, 0, 0, vector=vector).pack() for one in items]
+    await cast("Awaitable[int]", client.rpush(replies.key, *packed))
+    return futures
+
+
+def test_replies_that_a_lost_connection_was_sent_come_again(
+    valkey: RealValkey, tmp_path: Path
+) -> None:
+    async def test(client: Redis, _connection: PipelinedConnection) -> None:
+        path, proxy = tmp_path / "proxy.sock", LossyProxy(valkey)
+        server = await asyncio.start_unix_server(proxy.serve, path)
+        async with Redis.from_url(f"unix://{path}", **ASYNC_REDIS_OPTIONS) as blocking:
+            replies = Replies(blocking, "api")
+            replies.start()
+            async with asyncio.timeout(30):
+                await asyncio.gather(*await send(client, replies))
+                proxy.is_lossy = True
+                futures = await send(client, replies)
+                await asyncio.sleep(0.3)
+                assert proxy.lost > 65 * 10
+                proxy.cut()
+                await asyncio.gather(*futures)
+            await replies.stop()
+            assert not await client.exists(replies.key)
+        server.close()
+
+    use(valkey, test)
+
+
+def test_replies_come_although_the_memory_of_redis_is_full(valkey: RealValkey) -> None:
+    async def test(client: Redis, _connection: PipelinedConnection) -> None:
+        async with Redis.from_url(valkey.url, **ASYNC_REDIS_OPTIONS) as blocking:
+            replies = Replies(blocking, "api")
+            futures = await send(client, replies)
+            await client.config_set("maxmemory", "1mb")
+            try:
+                replies.start()
+                async with asyncio.timeout(30):
+                    await asyncio.gather(*futures)
+            finally:
+                await client.config_set("maxmemory", "0")
             await replies.stop()
 
     use(valkey, test)
