@@ -7,21 +7,25 @@ nothing is stored for it.
 """
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi.sse import ServerSentEvent
-from starlette.concurrency import run_in_threadpool
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from pydantic_core import to_jsonable_python
 
 from contracts.errors import OpsinError
 from contracts.jobs import FINISHED, Job
 from database.jobs.jobs import JobHistory
+from service.threads import run_in_threadpool
 
 POLL_SECONDS = 0.5
 MAX_SECONDS = 600.0  # then the client reconnects by itself and resumes
 RETRY_MS = 1000
+PING_SECONDS = 15.0  # without an event, so that proxies keep the connection
+PIECE_BYTES = 64_000
 
 # Numbers within one attempt: running (0), progress (1 to 1,000,001), queued again, finished.
 _ATTEMPT = 4_000_000
@@ -113,8 +117,11 @@ async def follow(
     may_continue: Callable[[], Awaitable[bool]],
     poll_seconds: float = POLL_SECONDS,
     max_seconds: float = MAX_SECONDS,
-) -> AsyncIterator[ServerSentEvent]:
+    ping_seconds: float = PING_SECONDS,
+) -> AsyncIterator[bytes]:
     """Send the events of a job until it is finished or `max_seconds` have passed.
+
+    What one read finds is sent in few pieces: each takes its turn among all requests.
 
     Args:
         read: Reads the job and its entries after the given number; run in a thread.
@@ -122,16 +129,42 @@ async def follow(
         may_continue: Whether the client is still authorized; checked before each read.
         poll_seconds: Time between two reads.
         max_seconds: Then the stream ends, and the client resumes with `Last-Event-ID`.
+        ping_seconds: A comment is sent after so long without an event.
     """
-    until = time.monotonic() + max_seconds
+    sent = time.monotonic()
+    until = sent + max_seconds
     while await may_continue():
         try:
-            history = await run_in_threadpool(read, cursor.entry)
+            pieces, cursor, is_finished = await run_in_threadpool(_read_pieces, read, cursor)
         except OpsinError:
             return  # Deleted, or the database is away: the client reconnects and gets the error.
-        for position, event in pending_events(history, cursor):
-            cursor = position
-            yield ServerSentEvent(event=event.name, data=event.data, id=cursor.id, retry=RETRY_MS)
-        if history.job.state in FINISHED or time.monotonic() >= until:
+        if not pieces and not is_finished and time.monotonic() - sent >= ping_seconds:
+            pieces = [KEEPALIVE_COMMENT]
+        for piece in pieces:
+            yield piece
+            sent = time.monotonic()
+        if is_finished or time.monotonic() >= until:
             return
         await asyncio.sleep(poll_seconds)
+
+
+def _read_pieces(
+    read: Callable[[int], JobHistory], cursor: StreamCursor
+) -> tuple[list[bytes], StreamCursor, bool]:
+    """The pending events as pieces of whole events, the cursor after them, and whether that is all.
+
+    Raises:
+        OpsinError: The job was deleted, or the database is away.
+    """
+    history = read(cursor.entry)
+    pieces = [bytearray()]
+    for position, event in pending_events(history, cursor):
+        cursor = position
+        text = json.dumps(to_jsonable_python(event.data, inf_nan_mode="null"))
+        if len(pieces[-1]) >= PIECE_BYTES:
+            pieces.append(bytearray())
+        pieces[-1] += format_sse_event(
+            data_str=text, event=event.name, id=cursor.id, retry=RETRY_MS
+        )
+    finished = history.job.state in FINISHED
+    return [bytes(piece) for piece in pieces if piece], cursor, finished

@@ -64,7 +64,7 @@ def test_a_stream_ends_before_an_unfinished_job() -> None:
             poll_seconds=0.01,
             max_seconds=0.05,
         )
-        return len([event async for event in stream])
+        return b"".join([piece async for piece in stream]).count(b"id: ")
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 1
 
@@ -78,16 +78,43 @@ def test_a_stream_ends_when_its_job_is_deleted() -> None:
         return JobHistory(found.pop(), [])
 
     async def listen() -> int:
-        return len(
-            [
-                event
-                async for event in follow(
-                    read, StreamCursor(), may_continue=always, poll_seconds=0.01
-                )
-            ]
-        )
+        stream = follow(read, StreamCursor(), may_continue=always, poll_seconds=0.01)
+        return b"".join([piece async for piece in stream]).count(b"id: ")
 
     assert asyncio.run(asyncio.wait_for(listen(), 5)) == 2
+
+
+def test_a_replay_is_sent_in_few_pieces_of_whole_events() -> None:
+    rows = [JobEntry(n, "metrics", {"epoch": n, "loss": float("nan")}) for n in range(1, 2001)]
+    history = JobHistory(job("succeeded", 1, 1), rows)
+
+    async def listen() -> list[bytes]:
+        stream = follow(lambda after: history, StreamCursor(), may_continue=always)
+        return [piece async for piece in stream]
+
+    pieces = asyncio.run(asyncio.wait_for(listen(), 20))
+    assert len(pieces) < 5
+    assert all(piece.endswith(b"\n\n") and len(piece) < 70_000 for piece in pieces)
+    events = b"".join(pieces).split(b"\n\n")
+    assert len(events) == 2003 + 1
+    metrics = b'event: metrics\ndata: {"epoch": 1, "loss": null}\nid: %d\nretry: 1000'
+    assert events[2] == metrics % int(pending_events(history, StreamCursor())[2][0].id)
+
+
+def test_a_silent_stream_is_pinged() -> None:
+    async def listen() -> list[bytes]:
+        stream = follow(
+            lambda after: JobHistory(job("queued", 0, 0), []),
+            StreamCursor(),
+            may_continue=always,
+            poll_seconds=0.01,
+            max_seconds=0.2,
+            ping_seconds=0.05,
+        )
+        return [piece async for piece in stream]
+
+    pieces = asyncio.run(asyncio.wait_for(listen(), 5))
+    assert 1 <= pieces.count(b": ping\n\n") == len(pieces) - 1 <= 4
 
 
 def test_the_end_is_always_an_event() -> None:

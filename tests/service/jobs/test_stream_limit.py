@@ -2,14 +2,19 @@
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
+import structlog
 
 from contracts.errors import QueueFull
 from contracts.settings import Settings
+from database.jobs.jobs import JobHistory
+from database.jobs.queries import JobEntry
 from service.jobs.stream_limit import MAX_STREAMS, MAX_STREAMS_PER_CLIENT, StreamLimiter
 from tests.service.parts import FakeServices
 
@@ -67,3 +72,29 @@ def follow(port: int) -> socket.socket:
 
 def test_one_client_may_not_open_all_streams() -> None:
     assert 1 < MAX_STREAMS_PER_CLIENT < MAX_STREAMS
+
+
+def test_a_client_that_hangs_up_during_a_replay_leaves_no_traceback(
+    served: Callable[[Settings, FakeServices], AbstractContextManager[str]],
+    settings: Settings,
+    fakes: FakeServices,
+) -> None:
+    entries = [JobEntry(n, "metrics", {"epoch": n}) for n in range(1, 2001)]
+    history = JobHistory(fakes.jobs.put("job_1", state="succeeded"), entries)
+    with (
+        patch.object(fakes.jobs, "history", lambda *_: history),
+        structlog.testing.capture_logs() as lines,
+        served(settings, fakes) as url,
+    ):
+        for _ in range(40):
+            with follow(int(url.rsplit(":", 1)[1])) as stream:
+                stream.recv(1024)
+        until = time.monotonic() + 30
+        while len(requests_of(lines)) < 40 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert len(requests_of(lines)) == 40
+    assert [line for line in lines if line["log_level"] == "error"] == []
+
+
+def requests_of(lines: Sequence[MutableMapping[str, Any]]) -> list[MutableMapping[str, Any]]:
+    return [line for line in lines if line["event"] == "request"]
