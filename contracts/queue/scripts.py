@@ -94,6 +94,16 @@ SCHEDULE = _CLOCK + _MARK + "return mark(KEYS[1], ARGV[1], KEYS[2], ARGV[2]) and
 KEYS: `scheduled` of a queue or a group; `scheduled_in` of the Celery queue. ARGV: as there.
 """
 
+RENEW = (
+    _CLOCK
+    + """
+if redis.call('PEXPIRE', KEYS[1], ARGV[1]) == 0 then return end
+redis.call('ZADD', KEYS[2], text(micros() / 1000 + ARGV[1]), ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[1])
+"""
+)
+"""Keep a mark of `SCHEDULE`, whose task is still on its way. KEYS and ARGV: as there."""
+
 READ_QUEUES = """
 local found = {}
 for at, queue in ipairs(KEYS) do

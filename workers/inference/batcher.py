@@ -143,12 +143,16 @@ class Batcher:
         """Wait until all threads have answered their batches; call it when `stopping` is set."""
         self._threads.close()
 
-    def run(self, queue: QueueName, group: QueueGroup | None = None) -> int:
+    def run(
+        self, queue: QueueName, group: QueueGroup | None = None, *, is_visit: bool = False
+    ) -> int:
         """Answer what waits, for one turn; return the number of images this thread answered.
 
         Args:
             queue: What to process.
             group: What to process in place of the queue, which is one of its own.
+            is_visit: Whether this is between the steps of something else. The queue's task is then
+                still on its way; if each visit had another one sent, they would pile up.
         """
         named = self._loaded_of(queue, group)
         if named is None:
@@ -156,7 +160,10 @@ class Batcher:
             return 0
         celery_queue = queue_of(queue.model)
         turn = self._turn(group or queue, named)
-        self._queues.clear_scheduled(turn.source, celery_queue)
+        if is_visit:
+            self._queues.renew_scheduled(turn.source, celery_queue)
+        else:
+            self._queues.clear_scheduled(turn.source, celery_queue)
         answered = 0
         while batch := self._next_batch(turn):
             self._begin_more(turn, batch)
@@ -166,7 +173,7 @@ class Batcher:
             if self._is_over(turn):
                 # The next task answers the rest, on this worker or another. It waits behind jobs
                 # and other queues, which endless traffic would otherwise block.
-                if self._queues.set_scheduled(turn.source, celery_queue):
+                if not is_visit and self._queues.set_scheduled(turn.source, celery_queue):
                     self._forwarder.schedule(named, group)
                 break
         return answered
@@ -184,12 +191,12 @@ class Batcher:
             # API processes of the release before note nothing.
             self._looked_at = now
             sources += [queue for queue in self._all_queues() if queue not in sources]
-        for source in self._queues.scheduled(sources):
+        for source in self._queues.waiting(sources):
             if isinstance(source, QueueGroup):
                 if (member := self._member_of(source)) is not None:
-                    self.run(member, source)
+                    self.run(member, source, is_visit=True)
             elif source.operation in faster and self._loaded_of(source, None) is not None:
-                self.run(source)
+                self.run(source, is_visit=True)
 
     def _loaded_of(self, queue: QueueName, group: QueueGroup | None) -> QueueName | None:
         """The queue, or another one of its group, whose version is loaded; None if none is."""

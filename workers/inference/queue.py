@@ -75,6 +75,7 @@ class WorkerQueues:
         self._missing: dict[bytes, float] = {}  # since when, in seconds of `time.monotonic`
         self.shared_pixels = SharedPixelsReader()
         self._schedule = client.register_script(scripts.SCHEDULE)
+        self._renew = client.register_script(scripts.RENEW)
         self._take = client.register_script(scripts.TAKE)
         self._take_group = client.register_script(scripts.TAKE_GROUP)
         self._give_back = client.register_script(scripts.GIVE_BACK)
@@ -107,13 +108,21 @@ class WorkerQueues:
         names = [name.decode() for found in pipe.execute() for name in found]
         return [redis_keys.source_of(name) for name in names]
 
-    def scheduled(self, sources: Sequence[Source]) -> list[Source]:
-        """Those of the queues or groups whose task is on its way to a worker."""
-        if not sources:
-            return []
-        keys = [source.scheduled_key for source in sources]
-        values = cast(list[bytes | None], self._client.mget(keys))
-        return [source for source, value in zip(sources, values, strict=True) if value]
+    def renew_scheduled(self, source: Source, celery_queue: str) -> None:
+        """Go on saying that the next task is on its way, so that pushes send no other."""
+        keys = [source.scheduled_key, redis_keys.scheduled_in(celery_queue)]
+        self._renew(keys=keys, args=[redis_keys.SCHEDULED_EXPIRE_MS, source.key])
+
+    def waiting(self, sources: Sequence[Source]) -> list[Source]:
+        """Those of the queues or groups that contain images and whose task is on its way."""
+        pipe = self._client.pipeline(transaction=False)
+        for source in sources:
+            images = source.ready_key if isinstance(source, QueueGroup) else source.key
+            pipe.exists(source.scheduled_key)
+            pipe.exists(images)
+        found = pipe.execute() if sources else []
+        both = zip(found[::2], found[1::2], strict=True)
+        return [source for source, given in zip(sources, both, strict=True) if all(given)]
 
     def take(self, queue: QueueName, limit: int) -> list[Item]:
         """At most `limit` images, oldest first; those of clients that have gone are dropped."""

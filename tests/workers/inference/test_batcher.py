@@ -14,7 +14,7 @@ import structlog
 from contracts.queue import redis_keys
 from contracts.queue.clock import RedisClock
 from contracts.queue.messages import Item, Reply
-from contracts.queue.redis_keys import QueueName
+from contracts.queue.redis_keys import SCHEDULED_EXPIRE_MS, QueueName
 from contracts.settings import Settings
 from contracts.tracing.origin import Origin, TraceContext
 from contracts.tracing.spans import start_tracing, stop_tracing
@@ -240,6 +240,25 @@ def test_faster_queues_are_run_if_scheduled(
     push(valkey, item)
     batcher.run_faster_queues()
     assert set(replies(client)) == {item.id}
+
+
+def test_visits_of_a_faster_queue_leave_one_task_of_it(
+    valkey: RealValkey, client: redis.Redis, network: Mean
+) -> None:
+    """Its task waits for the slow operation to end; others' tasks would wait behind more."""
+    forwarder = RecordingForwarder()
+    batcher = batcher_of(client, network, forwarder=forwarder)
+    tasks, items = 0, [item_of(1) for _ in range(20)]
+    for item in items:
+        result = with_client(valkey, lambda s, one=item: s.push(QUEUE, [one], seconds=60))
+        tasks += result.must_schedule
+        batcher.run_faster_queues()
+    assert len(network.batches) == 20
+    assert tasks + len(forwarder.scheduled) == 1
+    assert 0 < client.pttl(QUEUE.scheduled_key) <= SCHEDULED_EXPIRE_MS
+
+    batcher.run(QUEUE)  # the task
+    assert with_client(valkey, lambda s: s.push(QUEUE, [item_of(1)], seconds=60)).must_schedule
 
 
 def test_schedule_if_idle_notices_a_lost_task(valkey: RealValkey, client: redis.Redis) -> None:
