@@ -17,6 +17,7 @@ from threading import Event
 from typing import get_args
 
 import structlog
+from redis import RedisError
 
 from contracts.inference.inference import Operation, VectorOperation
 from contracts.metrics.registry import Metrics
@@ -181,9 +182,17 @@ class Batcher:
     def run_faster_queues(self, than: Operation = "explain") -> None:
         """Run all queues and groups whose task waits for this worker.
 
+        If Redis is lost, only this visit ends: what it comes between does not need Redis.
+
         Args:
             than: Only queues of operations that come before this one.
         """
+        try:
+            self._visit(than)
+        except RedisError as error:
+            log.warning("faster_queues_wait", why=type(error).__name__)
+
+    def _visit(self, than: Operation) -> None:
         faster = _OPERATIONS[: _OPERATIONS.index(than)]
         sources = list(self._queues.noted())
         now = time.monotonic()

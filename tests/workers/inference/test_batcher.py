@@ -2,8 +2,10 @@
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from threading import Event, Thread, Timer
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from tests.workers.inference.queueing import (
     Aliases,
     Mean,
     RecordingForwarder,
+    StubExplainer,
     batcher_of,
     item_of,
     push,
@@ -240,6 +243,25 @@ def test_faster_queues_are_run_if_scheduled(
     push(valkey, item)
     batcher.run_faster_queues()
     assert set(replies(client)) == {item.id}
+
+
+def test_an_explanation_goes_on_while_redis_is_lost(
+    valkey: RealValkey, client: redis.Redis, network: Mean, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explainer, lost = StubExplainer(), Mock(side_effect=redis.ConnectionError)
+
+    def visit(run_faster: Callable[[], None]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(WorkerQueues, "noted", lost)
+            run_faster()
+
+    explainer.during = visit
+    batcher, item = batcher_of(client, network, explainer=explainer), item_of(1)
+    slow = QueueName("squeezenet", 1, "explain")
+    with_client(valkey, lambda s: s.push(slow, [item], seconds=30))
+    batcher.run(slow)
+    assert lost.called
+    assert replies(client)[item.id].error is None
 
 
 def test_visits_of_a_faster_queue_leave_one_task_of_it(
