@@ -11,10 +11,13 @@ from sqlalchemy import make_url, text
 from sqlalchemy.engine import URL
 
 from cli.backup.contents import DATABASES, DatabaseKind
+from cli.backup.own_tables import found, own_entries, selection
+from cli.backup.room import drop_vectors
 from cli.output import CommandError
 from contracts.errors import OpsinError
 from contracts.settings import Settings
 from database.engine import open_engine, reading
+from database.migrations import current
 
 _TOOL_SECONDS = 6 * 3600.0
 _OTHER_SESSIONS = """
@@ -42,7 +45,7 @@ def sqlite_path(settings: Settings) -> Path:
 
 
 def dump(settings: Settings, into: Path) -> DatabaseKind | None:
-    """Write a consistent copy while other processes write.
+    """Write a consistent copy while other processes write; of PostgreSQL, only our tables.
 
     Args:
         into: An empty folder.
@@ -52,12 +55,13 @@ def dump(settings: Settings, into: Path) -> DatabaseKind | None:
 
     Raises:
         CommandError: It cannot be copied.
+        Unavailable: PostgreSQL does not answer.
     """
     kind = kind_of(settings)
     if kind == "sqlite":
         return _dump_sqlite(sqlite_path(settings), into / DATABASES[kind])
-    into_file = f"--file={into / DATABASES[kind]}"
-    _run("pg_dump", make_url(settings.database), "--format=custom", into_file)
+    options = [*selection(settings), "--format=custom", "--no-owner", "--no-privileges"]
+    _run("pg_dump", settings, *options, f"--file={into / DATABASES[kind]}")
     return kind
 
 
@@ -154,15 +158,22 @@ def _has_other_sessions(settings: Settings) -> bool:
 
 
 def load_postgresql(settings: Settings, path: Path) -> None:
-    """Replace the tables of the database by those of a backup, all or none.
+    """Replace our tables in the database by those of a backup, all or none.
 
     Raises:
-        CommandError: It failed; the tables have not changed.
+        CommandError: It failed; the tables have not changed, but the index of faces, which the
+            next search fills again.
+        Unavailable: The database does not answer.
     """
-    _run(
-        *("pg_restore", make_url(settings.database), "--clean", "--if-exists"),
-        *("--single-transaction", "--exit-on-error", str(path)),
-    )
+    listing = _run("pg_restore", None, "--list", "--verbose", str(path))
+    entries = path.with_name("entries.list")
+    entries.write_text("".join(f"{n};\n" for n in own_entries(listing, found(settings)[0])))
+    # Where there are no tables of ours, those with the same names are of another application.
+    clean = [] if current(settings.database) is None else ["--clean", "--if-exists"]
+    if clean:
+        drop_vectors(settings)
+    options = [*clean, "--no-owner", "--no-privileges", "--single-transaction", "--exit-on-error"]
+    _run("pg_restore", settings, *options, f"--use-list={entries}", str(path))
 
 
 def _require_sound(database: sqlite3.Connection) -> None:
@@ -205,20 +216,29 @@ def _tool_arguments(url: URL) -> tuple[str, dict[str, str]]:
     return f"--dbname={make_conninfo('', **plain)}", variables
 
 
-def _run(tool: str, url: URL, *options: str) -> None:
-    """Run one of PostgreSQL's tools; the password is passed by the environment only."""
+def _run(tool: str, settings: Settings | None, *options: str) -> str:
+    """Run one of PostgreSQL's tools; the password is passed by the environment only.
+
+    Args:
+        settings: With the address of the database, if it is to be connected to.
+
+    Returns:
+        What it prints.
+    """
     program = shutil.which(tool)
     if program is None:
         raise CommandError(
             f"The database is PostgreSQL and {tool} is not on this machine. Install PostgreSQL's "
             "client tools of the server's version, e.g. the package postgresql-client."
         )
-    name, variables = _tool_arguments(url)
-    env = os.environ | variables
-    command = [program, name, "--no-owner", "--no-privileges", "--no-password", *options]
+    command, env = [program, *options], dict(os.environ)
+    if settings is not None:
+        name, variables = _tool_arguments(make_url(settings.database))
+        command[1:1] = [name, "--no-password"]
+        env |= variables
     try:
         # Its messages may be in any character set.
-        subprocess.run(  # noqa: S603  a known tool, options of our own
+        done = subprocess.run(  # noqa: S603  a known tool, options of our own
             command,
             env=env,
             check=True,
@@ -231,9 +251,12 @@ def _run(tool: str, url: URL, *options: str) -> None:
         raise CommandError(f"{tool} did not end within {_TOOL_SECONDS / 3600:g} hours.") from None
     except subprocess.CalledProcessError as failed:
         raise CommandError(f"{tool} failed: {_reason(failed.stderr or '')}") from None
+    return done.stdout
 
 
 def _reason(output: str) -> str:
-    """The line that says what went wrong; the last ones repeat the command."""
+    """The line that says what went wrong, and its detail; the last ones repeat the command."""
     lines = output.strip().splitlines() or ["no reason given"]
-    return next((line for line in lines if "error: " in line), lines[-1])
+    reason = next((line for line in lines if "error: " in line), lines[-1])
+    detail = next((line for line in lines if line.startswith("DETAIL: ")), "")
+    return f"{reason} {detail}".rstrip()

@@ -2,25 +2,27 @@
 
 `pg_restore --clean` drops only what the backup knows. A table that was added since would stay: if
 it refers to one that has to be dropped, nothing can be restored, and otherwise the next migration
-finds it there already. So all present tables are moved into a schema of their own first, and that
-is dropped once the backup's tables are there, or moved back if they cannot be loaded.
+finds it there already. So all our present tables are moved into a schema of their own first, and
+that is dropped once the backup's tables are there, or moved back if they cannot be loaded.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateSchema, DropSchema
 
+from cli.backup.own_tables import VECTORS, VERSION, present
 from cli.output import CommandError
 from contracts.errors import OpsinError
 from contracts.settings import Settings
 from database.engine import open_engine, writing
-from database.tables import Record
+from database.migrations import current, is_known
 
 _ASIDE = "opsin_replaced"
-_VERSION = "alembic_version"
+_FIRST = frozenset({"jobs", "idempotency"})  # every release has them
+_DEPENDENT = "2BP01"
 
 
 def make_room(settings: Settings) -> None:
@@ -28,16 +30,20 @@ def make_room(settings: Settings) -> None:
 
     Raises:
         CommandError: They cannot be moved; they have not changed.
+        Unavailable: The database does not answer; they have not changed.
     """
     refusal = (
         "The database's present tables cannot be moved aside: {}. Nothing was restored. Stop every "
         "process that uses the database, and see that its user may create schemas in it; or set "
         "OPSIN_DATABASE_URL to an empty database."
     )
+    revision = current(settings.database)
+    is_later = revision is not None and not is_known(revision)
     with _transaction(settings, refusal) as connection:
         if inspect(connection).has_schema(_ASIDE):
             return
-        tables = _present(connection)
+        tables = _with_later(connection) if is_later else present(connection)
+        _require_alone(connection, tables)
         connection.execute(CreateSchema(_ASIDE))
         _move(connection, tables, _ASIDE)
 
@@ -72,6 +78,17 @@ def clear(settings: Settings) -> None:
         connection.execute(DropSchema(_ASIDE, cascade=True, if_exists=True))
 
 
+def drop_vectors(settings: Settings) -> None:
+    """Drop the index of pgvector, which is in no backup and refers to tables that are replaced.
+
+    Raises:
+        CommandError: It cannot be dropped.
+    """
+    refusal = "The index of faces cannot be dropped: {}. Nothing was restored."
+    with _transaction(settings, refusal) as connection:
+        _drop(connection, present(connection) & VECTORS)
+
+
 @contextmanager
 def _transaction(settings: Settings, refusal: str) -> Iterator[Connection]:
     """A transaction. If it fails, the error is `refusal`, with the reason in place of `{}`."""
@@ -85,10 +102,15 @@ def _transaction(settings: Settings, refusal: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _present(connection: Connection) -> set[str]:
+def _with_later(connection: Connection) -> set[str]:
     """Our tables, and those that refer to them, which a later release may have added."""
+    ours = present(connection)
+    if not ours >= _FIRST:
+        raise CommandError(
+            "The database's tables are of another application, which also calls its revision "
+            f"{VERSION}. Give Opsin another database, or a schema of its own. Nothing was restored."
+        )
     seen = inspect(connection)
-    ours = {*Record.metadata.tables, _VERSION} & set(seen.get_table_names())
     refers = {
         table: {key["referred_table"] for key in keys if key["referred_schema"] is None}
         for (_, table), keys in seen.get_multi_foreign_keys().items()
@@ -96,6 +118,28 @@ def _present(connection: Connection) -> set[str]:
     while more := {table for table in refers if table not in ours and refers[table] & ours}:
         ours |= more
     return ours
+
+
+def _require_alone(connection: Connection, tables: Iterable[str]) -> None:
+    """Check that nothing else, such as another application's view, would be dropped with them."""
+    try:
+        with connection.begin_nested() as trial:
+            _drop(connection, tables)
+            trial.rollback()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != _DEPENDENT:
+            raise
+        lines = str(error.orig).splitlines()
+        raise CommandError(
+            f"Another application depends on Opsin's tables: {' '.join(lines[:2])}. Nothing was "
+            "restored. Drop that first, or set OPSIN_DATABASE_URL to an empty database."
+        ) from None
+
+
+def _drop(connection: Connection, tables: Iterable[str]) -> None:
+    quote = connection.dialect.identifier_preparer.quote
+    if names := ", ".join(quote(table) for table in sorted(tables)):
+        connection.execute(text(f"DROP TABLE {names}"))
 
 
 def _move(connection: Connection, tables: Iterable[str], to: str, *, of: str | None = None) -> None:

@@ -456,6 +456,7 @@ def test_postgresqls_tools_go_where_the_service_goes_and_as_safely(
     url = f"postgresql+psycopg://me:s%40cret@/opsin?{options}"
     settings = Settings(_env_file=None, home=tmp_path, database_url=url)
     (tmp_path / "into").mkdir()
+    monkeypatch.setattr("cli.backup.databases.selection", lambda _: [])  # there is no server
     assert dump(settings, tmp_path / "into") == "postgresql"
     said = (tmp_path / "into" / "opsin.pgdump").read_text().splitlines()
     assert "--dbname=" in said[0]
