@@ -48,6 +48,7 @@ from service.large_reads import LargeReads
 from service.metrics.publisher import MetricsService
 from service.periodic import PeriodicTask
 from service.queue.admission import Admission, QueueLimits
+from service.queue.append_only_file import FileWatch
 from service.queue.client import QueueClient
 from service.queue.dispatcher import BatchTaskSender, Dispatcher
 from service.queue.recovery import Recovery
@@ -59,6 +60,7 @@ from service.system.metrics import served_versions
 from service.threads import run_in_threadpool
 
 _CLEANUP_SECONDS = 600.0
+_FILE_SECONDS = 5.0
 _FIRST_SECONDS = 60.0  # before the first one, which a start shall not be slowed down by
 _START_SECONDS = 10.0  # that a start waits for unfinished erasures
 _AUDIT_SECONDS = 3600.0  # between two deletions of old audit lines
@@ -230,7 +232,7 @@ async def _follow_changes(
 
 
 async def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> None:
-    """Start the background tasks for faces and the audit logs, and finish erasures.
+    """Start the background tasks for faces, logs and Redis' file, and finish erasures.
 
     Each has a task of its own: one that fails does not keep the others from running.
     """
@@ -246,6 +248,8 @@ async def _start_periodic_tasks(services: Services, stack: AsyncExitStack) -> No
         ("unserved-metrics", partial(_drop_unserved, services), _DROP_SECONDS),
         ("retention", partial(retention.run, services), _CLEANUP_SECONDS),
     )
+    if faces.redis is not None:
+        tasks += (("append-only-file", FileWatch(faces.redis).run_once, _FILE_SECONDS),)
     for name, work, seconds in tasks:
         task = PeriodicTask(name, work, seconds=seconds, first=min(seconds, _FIRST_SECONDS))
         task.start()

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class Program:
         own_session: Whether a terminal's Ctrl-C does not reach it. Otherwise it stays in this
             process's group, and is killed with it.
         files: Open file descriptors that it gets, under the same numbers.
+        repair: Called when it has failed, before it is started again. Mends what keeps it from
+            starting, and says what that was; None if nothing did.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Program:
     log: Path | None
     own_session: bool = True
     files: tuple[int, ...] = ()
+    repair: Callable[[], str | None] | None = None
 
 
 def opsin(*arguments: str) -> tuple[str, ...]:

@@ -66,12 +66,16 @@ class Supervisor:
     def require_all(self) -> None:
         """Check that none has ended; used while starting, when a restart would not help.
 
+        One that can be repaired is started again.
+
         Raises:
             CommandError: One has; the message ends with the last lines of its log.
         """
         for slot in self._slots:
             code = slot.child.exit_code()
-            if code is not None:
+            if code is not None and self._is_repaired(slot):
+                slot.child = Child(slot.program)
+            elif code is not None:
                 raise CommandError(_exit_message(slot.program, f"could not start ({_cause(code)})"))
 
     def restart_crashed(self) -> None:
@@ -93,6 +97,7 @@ class Supervisor:
             return
         lifetime = time.monotonic() - slot.child.started_at
         slot.child.kill()  # its own children, if any are left
+        self._is_repaired(slot)
         slot.quick_crashes = slot.quick_crashes + 1 if lifetime < QUICK_SECONDS else 1
         if slot.quick_crashes >= QUICK_LIMIT and code != -signal.SIGKILL:
             raise CommandError(
@@ -103,6 +108,16 @@ class Supervisor:
         delay = self._backoff[min(slot.quick_crashes, len(self._backoff)) - 1]
         slot.restart_at = time.monotonic() + delay
         self._report(f"{slot.program.name} ended ({_cause(code)}); restarting it in {delay:g} s.")
+
+    def _is_repaired(self, slot: _Slot) -> bool:
+        told = None
+        try:
+            told = slot.program.repair() if slot.program.repair else None
+        except OSError as error:
+            self._report(f"{slot.program.name} could not be repaired: {error}.")
+        if told is not None:
+            self._report(told)
+        return told is not None
 
     def terminate(self) -> None:
         """Ask all to finish, and wait for none; `stop` waits."""

@@ -11,11 +11,13 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from cli.home import PRIVATE, Home
 from cli.output import CommandError
+from cli.processes import append_only
 from cli.processes.logs import rotate
 from cli.processes.process import Program
 
@@ -90,7 +92,8 @@ def embedded(home: Home) -> Valkey:
         *("--maxmemory-policy", "noeviction", "--loglevel", "notice"),
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPSIN_")}
-    return Valkey(Program("valkey", command, env, log), socket)
+    repair = partial(append_only.mend, home.valkey)
+    return Valkey(Program("valkey", command, env, log, repair=repair), socket)
 
 
 def running_url(home: Home) -> str | None:

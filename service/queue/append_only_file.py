@@ -96,3 +96,44 @@ async def _state(redis: Redis) -> dict[str, Any]:
             return {}
         raise
     return state
+
+
+class FileWatch:
+    """Has the file rewritten after Redis could not write to it for a while.
+
+    A write that a full disk cuts short may leave a hole in it, with which Redis does not start any
+    more (`cli.processes.append_only`). A rewrite begins a new file.
+    """
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._failures: int | None = None  # writes that Redis has refused, when that was seen last
+        self._is_suspect = False
+
+    async def run_once(self) -> None:
+        """Look at Redis; what it refuses to tell is not asked again soon.
+
+        Raises:
+            Unavailable: As `rewrite_append_only_file`.
+            RedisError: Likewise.
+        """
+        state = await _state(self._redis)
+        failures = await self._refused()
+        is_failing = state.get("aof_last_write_status", "ok") != "ok"
+        if is_failing or (self._failures is not None and failures > self._failures):
+            self._is_suspect = True
+        self._failures = failures
+        if self._is_suspect and not is_failing and state.get("aof_enabled"):
+            await rewrite_append_only_file(self._redis)
+            self._is_suspect = False
+            log.info("append_only_file_rewritten", reason="it could not be written for a while")
+
+    async def _refused(self) -> int:
+        """The writes that were refused because the file could not be written."""
+        try:
+            counts: dict[str, Any] = await self._redis.info("errorstats")
+        except ResponseError as error:
+            if is_refusal(error):
+                return 0
+            raise
+        return int(counts.get("errorstat_MISCONF", {}).get("count", 0))

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from contracts.errors import Unavailable
-from service.queue.append_only_file import rewrite_append_only_file
+from service.queue.append_only_file import FileWatch, rewrite_append_only_file
 from tests.valkey import RealValkey
 
 DELETED = b"hashes of an erased person"
@@ -70,6 +70,54 @@ def test_one_that_takes_too_long_does_not_count(
             await rewrite_append_only_file(client)
 
     run(slow, use)
+
+
+def test_a_file_that_could_not_be_written_for_a_while_is_rewritten_once(
+    valkey: RealValkey,
+) -> None:
+    async def rewrites(client: Redis) -> int:
+        return int((await client.info("persistence"))["aof_rewrites"])
+
+    async def use(client: Redis) -> None:
+        watch = FileWatch(client)
+        await watch.run_once()
+        assert await rewrites(client) == 0
+        with pytest.raises(ResponseError):  # as each write is answered
+            await client.eval("return redis.error_reply('MISCONF Errors writing to the AOF')", 0)
+        for _ in range(3):
+            await watch.run_once()
+        assert await rewrites(client) == 1
+
+    run(valkey, use)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_it_is_rewritten_when_it_can_be_written_again(
+    valkey: RealValkey, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    """Also if no write was refused meanwhile; servers that do not tell are left alone."""
+
+    async def use(client: Redis) -> None:
+        watch, asked, statuses = FileWatch(client), list[str](), list[str]()
+        real = client.info
+
+        async def info(section: str) -> dict[str, object]:
+            if not is_told:
+                raise NoPermissionError("this user has no permissions")
+            return await real(section) | {"aof_last_write_status": statuses[-1]}
+
+        async def rewrite(_client: Redis) -> bool:
+            asked.append(statuses[-1])
+            return True
+
+        monkeypatch.setattr(client, "info", info)
+        monkeypatch.setattr("service.queue.append_only_file.rewrite_append_only_file", rewrite)
+        for status in ("ok", "err", "err", "ok", "ok"):
+            statuses.append(status)
+            await watch.run_once()
+        assert asked == (["ok"] if is_told else [])
+
+    run(valkey, use)
 
 
 def run(server: RealValkey, use: Callable[[Redis], Awaitable[None]]) -> None:
