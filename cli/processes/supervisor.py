@@ -11,8 +11,8 @@ from cli.processes.process import Child, Program
 from cli.processes.signals import StopSignals
 
 # A crash this soon after a start is a quick one; after so many of them in a row we give up. Not if
-# it was killed, as by the kernel for want of memory: nothing is wrong with the program, and all
-# others would end with it.
+# the program has run for longer before, if it ended in order, or if it was killed, as by the kernel
+# for want of memory: then something else is wrong, such as a full disk, and all others would end.
 QUICK_SECONDS = 20.0
 QUICK_LIMIT = 5
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
@@ -21,10 +21,15 @@ _POLL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class _Slot:
-    """One program, its present process, and its crashes."""
+    """One program, its present process, and its crashes.
+
+    Attributes:
+        has_run: Whether it has run for long enough to show that it can.
+    """
 
     program: Program
     child: Child
+    has_run: bool = False
     quick_crashes: int = 0
     restart_at: float | None = None
 
@@ -82,7 +87,7 @@ class Supervisor:
         """Restart each crashed process after its delay. Call it a few times a second.
 
         Raises:
-            CommandError: One crashes again and again.
+            CommandError: One crashes again and again, and has never run for long.
         """
         for slot in self._slots:
             if slot.restart_at is None:
@@ -93,13 +98,15 @@ class Supervisor:
 
     def _check_crash(self, slot: _Slot) -> None:
         code = slot.child.exit_code()
+        lifetime = time.monotonic() - slot.child.started_at
+        slot.has_run |= lifetime >= QUICK_SECONDS
         if code is None:
             return
-        lifetime = time.monotonic() - slot.child.started_at
         slot.child.kill()  # its own children, if any are left
         self._is_repaired(slot)
         slot.quick_crashes = slot.quick_crashes + 1 if lifetime < QUICK_SECONDS else 1
-        if slot.quick_crashes >= QUICK_LIMIT and code != -signal.SIGKILL:
+        is_at_fault = not slot.has_run and code not in {0, -signal.SIGKILL}
+        if slot.quick_crashes >= QUICK_LIMIT and is_at_fault:
             raise CommandError(
                 _exit_message(
                     slot.program, f"crashed {QUICK_LIMIT} times in a row ({_cause(code)})"
