@@ -79,14 +79,14 @@ def test_a_file_that_could_not_be_written_for_a_while_is_rewritten_once(
         return int((await client.info("persistence"))["aof_rewrites"])
 
     async def use(client: Redis) -> None:
-        watch = FileWatch(client)
+        watch, before = FileWatch(client), await rewrites(client)
         await watch.run_once()
-        assert await rewrites(client) == 0
+        assert await rewrites(client) == before
         with pytest.raises(ResponseError):  # as each write is answered
             await client.eval("return redis.error_reply('MISCONF Errors writing to the AOF')", 0)
         for _ in range(3):
             await watch.run_once()
-        assert await rewrites(client) == 1
+        assert await rewrites(client) == before + 1
 
     run(valkey, use)
 
