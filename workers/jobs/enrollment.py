@@ -15,8 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 import redis
+import structlog
 
-from contracts.errors import Conflict, InvalidImage, InvalidVideo, NotFound, OpsinError
+from contracts.errors import Conflict, InvalidImage, InvalidVideo, NotFound, OpsinError, Unavailable
 from contracts.faces.enrollments import (
     VIDEO,
     EnrollmentRequest,
@@ -59,6 +60,8 @@ from models.images.decode import decode_upright
 from models.store.store import Store
 from workers.inference.liveness import RecentClips
 from workers.jobs.identity import IdentityCheck
+
+log = structlog.get_logger()
 
 _JPEG_QUALITY = 95
 _ACTING = {"close_eyes", "open_mouth", "several"}
@@ -123,16 +126,21 @@ _earlier: dict[str, Callable[[Pixels], Vector]] = {}
 
 
 def _embed_by(embedder: str, crops: Pixels, settings: Settings) -> Vector | None:
-    """Embed crops (n, 150, 150, 3) by an earlier embedder; None if it was deleted."""
-    if embedder not in _earlier:
-        version = int(embedder.rpartition(":")[2])
-        try:
+    """Embed crops (n, 150, 150, 3) by an earlier embedder; None if it was deleted or is damaged."""
+    try:
+        if embedder not in _earlier:
+            version = int(embedder.rpartition(":")[2])
             _earlier[embedder] = open_embedder(
                 settings, Store(settings.store_home), version, threads=settings.job_threads
             )
-        except NotFound:
-            return None
-    return _earlier[embedder](crops)
+        return _earlier[embedder](crops)
+    except NotFound:
+        return None
+    except Unavailable:
+        raise
+    except Exception:  # whatever a damaged file makes of TensorFlow and OpenVINO
+        log.exception("earlier_embedder_unusable", embedder=embedder)
+        return None
 
 
 class Enrollment:

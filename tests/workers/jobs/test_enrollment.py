@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -438,6 +439,22 @@ def test_templates_of_an_earlier_embedder_are_compared_while_it_exists(
     )
     env.images(ada, [png(make_frame(1, 0.2))], job_id="job_last")
     assert not enrollments._earlier, "it is unloaded"
+
+
+@pytest.mark.parametrize("failure", ["load", "run"])
+def test_a_damaged_earlier_embedder_keeps_nobody_from_enrolling(
+    env: Environment, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    damaged = Mock(side_effect=ValueError("not a SavedModel"))
+    opened = damaged if failure == "load" else Mock(return_value=damaged)
+    monkeypatch.setattr(enrollments, "open_embedder", opened)
+    ada, eve = env.subject("Ada"), env.subject("Eve")
+    (old,) = FakeAnalyzer().embed(_crop(40, 120)[None])
+    quality = FakeAnalyzer().find(make_frame(1))[0].face.quality
+    env.faces.templates.add(ada, [NewTemplate(old, quality, "image")], embedder=embedder_of(7))
+    assert env.images(eve, [png(make_frame(1, 0.1))], job_id="job_eve").templates_added == 1
+    assert damaged.called
+    enrollments._earlier.clear()
 
 
 @pytest.mark.parametrize("same_subject", [True, False])
