@@ -4,12 +4,14 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cli.backup.contents import AREAS, SECRETS
 from cli.backup.placing import is_incomplete, is_interrupted, is_left_over
 from cli.checks.check import Check
 from contracts.settings import Settings
+from models.store.staging import backup_copies
 
 _LOW_DISK_BYTES = 2 * 1024**3
 _LOW_INODES = 10_000
@@ -31,6 +33,7 @@ def home(settings: Settings) -> Iterator[Check]:
             detail = f"one is unpacking in {folder / '.restore'}, or was killed while it did"
             help_ = "If none is running: `opsin up` and `opsin restore` remove what it left."
             yield Check("restore", "warn", detail, help_)
+        yield from _copies(settings)
 
 
 def _home(folder: Path) -> Check:
@@ -91,6 +94,15 @@ def _secrets(folder: Path) -> Iterator[Check]:
         yield Check("secrets", "fail", detail, f"`chmod -R go= {folder}`, and consider new keys.")
     else:
         yield Check("secrets", "ok", "readable by their owner only")
+
+
+def _copies(settings: Settings) -> Iterator[Check]:
+    """Whether a backup has left a copy of the people, for which every erasure waits."""
+    with suppress(OSError):  # such as of a folder of another user, which `_areas` names
+        if left := backup_copies(settings.jobs_home).left():
+            detail = f"none ends: a killed backup has left {', '.join(map(str, left))}"
+            help_ = "`opsin up` removes it; if it stays, delete it as the owner of its files."
+            yield Check("erasures", "fail", detail, help_)
 
 
 def _nearest(folder: Path) -> Path:

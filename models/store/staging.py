@@ -35,7 +35,8 @@ class Staging:
         """A new, empty folder, which is removed when the block ends."""
         self.sweep()
         name = uuid.uuid4().hex
-        path, lock = self._root / name, self._root / f"{name}.lock"
+        path = self._root / name
+        lock = _lock_of(path)
         # A sweep must not see a folder whose lock is not held yet.
         with locked(self._sweep_lock):
             holder = lock.open("w")
@@ -52,17 +53,25 @@ class Staging:
         if not self._root.is_dir():
             return []
         with locked(self._sweep_lock):
-            return [lock.stem for lock in self._root.glob("?*.lock") if _removed(lock)]
+            # Earlier releases left folders without a lock file.
+            locks = {*self._root.glob("?*.lock"), *map(_lock_of, self._folders())}
+            return [lock.stem for lock in locks if _removed(lock)]
+
+    def left(self) -> list[Path]:
+        """The folders of killed processes that no sweep has removed yet, or could remove."""
+        return [folder for folder in self._folders() if not _is_held(folder) and folder.is_dir()]
 
     def is_empty(self) -> bool:
         """Whether no folder is in use or stays, once those of killed processes are removed."""
-        if self._is_empty():
+        if not self._folders():
             return True
         self.sweep()
-        return self._is_empty()
+        return not self._folders()
 
-    def _is_empty(self) -> bool:
-        return not self._root.is_dir() or not any(path.is_dir() for path in self._root.iterdir())
+    def _folders(self) -> list[Path]:
+        if not self._root.is_dir():
+            return []
+        return [path for path in self._root.iterdir() if path.is_dir()]
 
 
 def backup_copies(jobs_home: Path) -> Staging:
@@ -70,11 +79,24 @@ def backup_copies(jobs_home: Path) -> Staging:
     return Staging(jobs_home / ".staging")
 
 
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _is_held(folder: Path) -> bool:
+    # Its owner has locked the file before it makes the folder, so this cannot keep it from that.
+    try:
+        with _lock_of(folder).open() as file:
+            return not try_lock(file)
+    except FileNotFoundError:
+        return False
+
+
 def _removed(lock: Path) -> bool:
     try:
         file = lock.open("r+")
-    except FileNotFoundError:  # its owner has just finished
-        return False
+    except FileNotFoundError:  # its owner has just finished, or there never will be one
+        return lock.with_suffix("").is_dir() and _remove(lock)
     with file:
         if not try_lock(file):
             return False

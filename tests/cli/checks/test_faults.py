@@ -31,6 +31,7 @@ from database.crypto.master_keys import KeyFile
 from database.engine import open_engine
 from database.faces.repositories import FaceRepositories
 from database.migrations import newest
+from models.store.staging import backup_copies
 from models.store.store import Store
 from tests.cli.backup.furnished import publish
 from tests.cli.running import ROOT
@@ -198,6 +199,14 @@ def test_what_a_killed_restore_left(settings: Settings) -> None:
     check = found(looks.home(settings), "restore")
     assert check.state == "warn"
     assert "opsin up" in str(check.help)
+
+
+def test_a_copy_of_people_that_a_killed_backup_left(settings: Settings) -> None:
+    with backup_copies(settings.jobs_home).folder():
+        assert "erasures" not in [check.name for check in looks.home(settings)], "it runs"
+    left = settings.jobs_home / ".staging" / "killed"
+    left.mkdir()
+    failing(found(looks.home(settings), "erasures"), "none ends", str(left), "opsin up")
 
 
 def test_a_damaged_version(settings: Settings) -> None:

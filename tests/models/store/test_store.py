@@ -223,6 +223,18 @@ def test_folder_of_a_live_publisher_is_not_swept(store: Store) -> None:
     assert store.verify("pets", 2) == []
 
 
+def test_a_folder_that_cannot_be_removed_yet_is_swept_later(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("models.store.staging.shutil.rmtree", lambda *_, **__: None)
+        with store.staging() as folder:
+            pass
+    assert set(rubbish(tmp_path / "store")) == {folder.name, f"{folder.name}.lock"}
+    publish(store)
+    assert rubbish(tmp_path / "store") == []
+
+
 def test_killed_publisher_leaves_no_incomplete_version(tmp_path: Path) -> None:
     root = tmp_path / "store"
     store = Store(root)

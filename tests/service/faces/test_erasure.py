@@ -379,10 +379,14 @@ def test_an_erasure_is_unfinished_while_a_backup_has_a_copy(fakes: FakeServices,
     assert outcome(fakes, ada) == "erased"
 
 
-def test_an_erasure_removes_the_copy_of_a_killed_backup(fakes: FakeServices, ada: str) -> None:
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_an_erasure_removes_the_copy_of_a_killed_backup(
+    fakes: FakeServices, ada: str, has_lock: bool
+) -> None:
     left = fakes.faces.job_files.root / ".staging" / "killed"
-    left.mkdir(parents=True)
-    left.with_suffix(".lock").touch()  # nobody holds it
+    (left / "jobs").mkdir(parents=True)
+    if has_lock:  # a release before kept folders without
+        left.with_suffix(".lock").touch()  # nobody holds it
     serve(fakes, lambda services: erase(services, ada))
     assert not left.exists()
     assert outcome(fakes, ada) == "erased"
