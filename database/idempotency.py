@@ -5,6 +5,8 @@ as what the request made, so that neither can exist without the other.
 """
 
 import json
+import math
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -98,8 +100,13 @@ def remember(
     session.flush()
 
 
-def delete_expired(engine: Engine, now: datetime) -> int:
-    """Delete the responses older than a day, in several transactions; returns their number."""
+def delete_expired(engine: Engine, now: datetime, until: float = math.inf) -> int:
+    """Delete the responses older than a day, in several transactions; returns their number.
+
+    Args:
+        now: By the clock of the responses.
+        until: By `time.monotonic`, when to stop, though after one transaction at least.
+    """
     row, total = AnswerRecord, 0
     oldest = (
         select(row.key, row.scope, length_of(row.body))
@@ -120,4 +127,6 @@ def delete_expired(engine: Engine, now: datetime) -> int:
                 )
                 session.connection().execute(delete(row).where(is_old))
             total += len(step)
+            if time.monotonic() > until:
+                return total
             pause(engine)

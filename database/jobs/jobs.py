@@ -126,6 +126,7 @@ class Jobs:
         self._engine = engine
         self._clock = clock
         self._files = files
+        self._left: set[str] = set()  # old jobs whose files could not be removed
 
     def create(
         self,
@@ -491,22 +492,23 @@ class Jobs:
         """Delete jobs that finished before `older_than`, their files, and old stored responses.
 
         Jobs may have gigabytes: they are deleted in several transactions, and no more of them than
-        take some seconds.
+        take some seconds. Those whose files could not be removed come last the next time.
 
         Returns:
-            The number of deleted jobs; repeat the call until it is 0.
+            The number of deleted jobs and responses; repeat the call until it is 0.
         """
         now, until = self._clock(), time.monotonic() + _PURGE_SECONDS
         old = and_(JobRecord.state.in_(FINISHED), JobRecord.finished_at < now - older_than)
         oldest = select(JobRecord.id).where(old).order_by(JobRecord.finished_at)
-        deleted = 0
         try:
-            delete_expired(self._engine, now)
+            deleted = delete_expired(self._engine, now, until)
             with reading(self._engine) as session:
                 job_ids = list(session.scalars(oldest))
-            for step in self._steps(job_ids):
+            self._left.intersection_update(job_ids)
+            for step in self._steps(sorted(job_ids, key=self._left.__contains__)):
                 # Files first, since an erasure finds by the rows which files are left.
                 gone = [job_id for job_id in step if not self._files or self._files.remove(job_id)]
+                self._left.update(set(step).difference(gone))
                 with writing(self._engine) as session:
                     delete_jobs(session, gone)
                 deleted += len(gone)

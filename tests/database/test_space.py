@@ -176,6 +176,20 @@ def test_expired_responses_are_deleted_in_steps(
         assert session.scalar(select(func.count()).select_from(AnswerRecord)) == 1
 
 
+def test_a_purge_of_responses_ends_after_some_seconds_and_goes_on(
+    engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "_PURGE_SECONDS", 0)
+    monkeypatch.setattr("database.idempotency._ROWS", 2)
+    for number in range(3):
+        with writing(engine) as session:
+            key = IdempotencyKey(f"k{number}", "dataset", "d" * 64)
+            remember(session, key, StoredResponse(201, {"n": number}), clock())
+    clock.advance(24 * 3600)
+    jobs = Jobs(engine, clock)
+    assert [jobs.purge(timedelta(0)) for _ in range(3)] == [2, 1, 0]
+
+
 def test_steps_hold_at_least_one_row() -> None:
     sizes = [("a", 50), ("b", 60), ("c", 200), ("d", 1)]
     assert list(space.steps(sizes, 100)) == [["a"], ["b"], ["c"], ["d"]]

@@ -398,6 +398,22 @@ def test_jobs_whose_files_stay_on_the_disk_are_found_again(
         jobs.get(made.job.id)
 
 
+def test_jobs_whose_files_stay_keep_no_others_from_being_purged(
+    jobs: Jobs, leases: Leases, files: JobFiles, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("database.jobs.jobs._PURGE_SECONDS", 0)
+    monkeypatch.setattr("database.jobs.jobs._PURGED_TOGETHER", 1)
+    stuck = finished(jobs, leases)
+    clock.advance(1)
+    finished(jobs, leases)
+    files.root.mkdir(parents=True, exist_ok=True)
+    (files.root / stuck.id).symlink_to(files.root)  # which is not followed
+    assert [jobs.purge(timedelta(seconds=-1)) for _ in range(3)] == [0, 1, 0]
+    assert [job.id for job in listed(jobs).items] == [stuck.id]
+    (files.root / stuck.id).unlink()
+    assert jobs.purge(timedelta(seconds=-1)) == 1
+
+
 def test_an_erasure_finds_a_job_whose_version_was_there_when_it_was_checked(jobs: Jobs) -> None:
     """The version is deleted first; what is created afterwards sees that itself."""
     erasures: list[Future[int]] = []
