@@ -20,6 +20,7 @@ from contracts.tracing.origin import NO_ORIGIN, Origin
 from database.engine import batches, reading, writing
 from database.jobs.jobs import Clock
 from database.jobs.turns import turns
+from database.json_text import JsonText
 from database.tables import ArtifactRecord, JobRecord, MetricRecord, UtcTime
 
 MAX_ATTEMPTS = 3
@@ -80,6 +81,8 @@ class SweepResult:
 
 LeaseStatus = Literal["held", "cancelled", "lost"]
 
+_AT_A_TIME = 100  # requests of jobs, each of which may name hundreds of images
+
 # (runs on inference workers, maximum of stalled attempts, error)
 _GIVE_UP_RULES = (
     (
@@ -105,7 +108,7 @@ _CRASHED = InternalError(
     "log says why; change the request, or send it again once that is fixed."
 )
 _NEVER_LOADED = ModelNotReady(
-    "No worker has had its model loaded since it was accepted. Send it again once "
+    "No worker has begun a job of its version for as long as jobs may wait. Send it again once "
     "GET /v1/models says that the model is ready."
 )
 
@@ -339,14 +342,16 @@ class Leases:
         Args:
             stale_seconds: If a job is still queued this long after its task was sent, the task
                 counts as lost.
-            waiting: How long a job for an inference worker may be queued. Those in a queue of
-                their own may wait for jobs that run for days.
+            waiting: How long a job for an inference worker may be queued while none of its
+                version is begun or running. Those in a queue of their own may wait for jobs that
+                run for days.
         """
         now = self._clock()
         lost, cancel, queued = _lost(now), JobRecord.cancel_requested, JobRecord.state == "queued"
         stale = JobRecord.sent_at <= now - timedelta(seconds=stale_seconds)
         # A task sent before the lease expired has been consumed, however recent it is.
         spent = and_(lost, JobRecord.sent_at < JobRecord.lease_until)
+        unserved = self._unserved(now, waiting) if waiting < timedelta.max else []
         with writing(self._engine) as session:
             cancelled = _take(
                 session, and_(lost, cancel), {"state": "cancelled", "finished_at": now}
@@ -362,17 +367,35 @@ class Leases:
                     _failure(error, now),
                 )
             }
-            if waiting < timedelta.max:
-                overdue = and_(queued, JobRecord.queue.is_(None))
-                overdue = and_(overdue, JobRecord.created_at <= now - waiting)
-                never_loaded = _take(session, overdue, _failure(_NEVER_LOADED, now))
-                failed |= dict.fromkeys(never_loaded, _NEVER_LOADED.code)
+            for batch in batches(unserved):
+                which = and_(queued, JobRecord.id.in_(batch))
+                ended = _take(session, which, _failure(_NEVER_LOADED, now))
+                failed |= dict.fromkeys(ended, _NEVER_LOADED.code)
             resend = _take(session, and_(or_(queued, lost), or_(stale, spent)), {"sent_at": now})
             kinds = _kinds(session, [*cancelled, *failed])
         for job_id in (*cancelled, *failed):
             state = "failed" if job_id in failed else "cancelled"
             self._ended(kinds.get(job_id, ""), state, failed.get(job_id, ""))
         return SweepResult(resend, list(failed), cancelled)
+
+    def _unserved(self, now: datetime, waiting: timedelta) -> list[str]:
+        """Jobs that have waited so long while none of their version ran or began."""
+        record, versions = JobRecord, dict[tuple[Any, Any], list[str]]()
+        overdue = and_(record.state == "queued", record.created_at <= now - waiting)
+        runs = and_(record.state == "running", record.lease_until >= now)
+        begun = or_(runs, record.started_at > now - waiting)
+        query = select(record.id, record.request).where(record.queue.is_(None))
+        served = query.where(begun).execution_options(yield_per=_AT_A_TIME)
+        unserved = list[str]()
+        with reading(self._engine) as session:
+            for job_id, request in session.execute(query.where(overdue)):
+                versions.setdefault(_version(request), []).append(job_id)
+            for version, ids in versions.items():
+                same_model = served.where(JsonText(record.request, "model") == version[0])
+                with session.execute(same_model) as found:
+                    if all(_version(request) != version for _, request in found):
+                        unserved += ids
+        return unserved
 
     def _finish(self, lease: Lease, values: dict[str, Any]) -> bool:
         ended = self._write(lease, values | {"finished_at": self._clock(), "lease_until": None})
@@ -471,6 +494,10 @@ def _fail(record: JobRecord, error: OpsinError, now: datetime) -> None:
 
 def _lost(now: datetime) -> ColumnElement[bool]:
     return and_(JobRecord.state == "running", JobRecord.lease_until < now)
+
+
+def _version(request: dict[str, Any]) -> tuple[Any, Any]:
+    return request.get("model"), request.get("version")
 
 
 def _changed(session: Session, which: ColumnElement[bool], values: dict[str, Any]) -> bool:

@@ -177,6 +177,24 @@ def test_job_whose_model_is_loaded_nowhere_ends(
     assert jobs.get(training.id).state == "queued", "it may wait for another one"
 
 
+def test_job_waits_while_others_of_its_version_are_worked_on(
+    jobs: Jobs, leases: Leases, clock: Clock
+) -> None:
+    day, requests = timedelta(days=1), [{"model": "pets", "version": number} for number in (1, 2)]
+    one, two = (jobs.create("embed", request, limit=100).job for request in requests)
+    clock.advance(24 * 3600)
+    claimed(leases, jobs.create("embed", requests[1], limit=100).job)
+    assert leases.sweep(STALE, day).failed == [one.id], "no worker has version 1"
+    clock.advance(29)
+    assert leases.sweep(STALE, day).failed == []
+    assert jobs.get(two.id).state == "queued"
+    lease = claimed(leases, jobs.create("embed", requests[1], limit=100).job)
+    leases.succeed(lease, {})
+    clock.advance(24 * 3600 - 1)
+    leases.release_all("w1")
+    assert two.id not in leases.sweep(STALE, day).failed, "the last one began less than a day ago"
+
+
 def test_only_a_queued_job_is_given_up(jobs: Jobs, leases: Leases, job: Job) -> None:
     other = jobs.create("embed", REQUEST, limit=100).job
     claimed(leases, job)
