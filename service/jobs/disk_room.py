@@ -42,7 +42,7 @@ def require_free(settings: Settings, use: Use, free: int) -> None:
     Args:
         use: Rows of any size, or lines of the audit logs, such as those of logins, which the rows
             of other clients do not keep out.
-        free: From `free_of`.
+        free: From `free_for_rows`.
 
     Raises:
         DiskUnusable: The disk is nearly full.
@@ -53,7 +53,7 @@ def require_free(settings: Settings, use: Use, free: int) -> None:
 
 def require_row_room(settings: Settings) -> None:
     """`require_free` for a row of any size. Touches the disk: call it in a thread."""
-    require_free(settings, "rows", free_of(settings.home, for_files=False))
+    require_free(settings, "rows", free_for_rows(settings))
 
 
 class JobRoom:
@@ -107,6 +107,12 @@ def _require(free: int, needed: int, what: str) -> None:
             "operator for more space, then send it again.",
             retry_after=60,
         )
+
+
+def free_for_rows(settings: Settings) -> int:
+    """Bytes left on the disk of the SQLite file. That of a PostgreSQL server is the server's."""
+    kind, _, file = settings.database.partition(":///")
+    return free_of(Path(file).parent, for_files=False) if kind == "sqlite" else sys.maxsize
 
 
 def free_of(folder: Path, *, for_files: bool = True) -> int:

@@ -1,9 +1,9 @@
-"""Refuses requests that add to the database while the disk is nearly full.
+"""Refuses requests that add to the database while its disk is nearly full.
 
 Rows are small, but a client can add them without end, and a disk without a free byte stops
 everybody: no job can end any more, and nothing can be deleted. So a request that changes anything
 needs room, whatever it writes, unless a rule says that it does not. Jobs and uploads are checked
-again where they are stored, and leave more.
+again where they are stored, and leave more. PostgreSQL has a disk of its own, which is not known.
 """
 
 import time
@@ -18,7 +18,7 @@ from contracts.errors import DiskUnusable
 from contracts.settings import Settings
 from service.auth.scopes import matched_route
 from service.http.errors import problem_response
-from service.jobs.disk_room import Use, free_of, require_free
+from service.jobs.disk_room import Use, free_for_rows, require_free
 from service.threads import run_in_threadpool
 
 _Adds = Literal["nothing"] | Use
@@ -80,7 +80,7 @@ class RowRoom:
 
     Args:
         app: The next ASGI application.
-        settings: The home, and how much room is kept.
+        settings: The database, and how much room is kept.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
@@ -102,6 +102,6 @@ class RowRoom:
 
     async def _require(self, use: Use) -> None:
         if time.monotonic() >= self._until:
-            self._free = await run_in_threadpool(free_of, self._settings.home, for_files=False)
+            self._free = await run_in_threadpool(free_for_rows, self._settings)
             self._until = time.monotonic() + _SECONDS
         require_free(self._settings, use, self._free)

@@ -95,6 +95,25 @@ def test_rows_leave_room_for_logins_and_these_for_the_ends_of_jobs(
         require_free(kept, "lines", 64 * MIB - 1)
 
 
+def test_rows_need_room_where_the_database_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Path]()
+
+    def full(folder: Path, **_: object) -> int:
+        asked.append(folder)
+        return 0
+
+    monkeypatch.setattr(disk_room, "free_of", full)
+    elsewhere = tmp_path / "elsewhere"
+    for url, folder in ((None, tmp_path), (f"sqlite:///{elsewhere / 'opsin.db'}", elsewhere)):
+        with pytest.raises(DiskUnusable):
+            require_row_room(Settings(_env_file=None, home=tmp_path, database_url=url))
+        assert asked.pop() == folder
+    url = "postgresql+psycopg://elsewhere/opsin"
+    require_row_room(Settings(_env_file=None, home=tmp_path, database_url=url))
+
+
 def test_no_job_is_accepted_while_the_home_is_missing(tmp_path: Path) -> None:
     for kind in get_args(JobKind):
         with (

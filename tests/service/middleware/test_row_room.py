@@ -12,6 +12,7 @@ from contracts.settings import MIB, Settings
 from database.engine import open_engine
 from database.tables import Record
 from service.app import create_app
+from service.jobs import disk_room
 from service.middleware import row_room
 from service.middleware.row_room import additions_of
 from tests.service.parts import FakeServices, datasets_in
@@ -80,7 +81,7 @@ def test_a_nearly_full_disk_is_noticed_within_a_second_and_before_the_body(
         asked.append(home)
         return free[0]
 
-    monkeypatch.setattr(row_room, "free_of", free_of)
+    monkeypatch.setattr(disk_room, "free_of", free_of)
     monkeypatch.setattr(row_room, "time", SimpleNamespace(monotonic=lambda: now[0]))
     name = {"name": "pets"}
     made = client.post("/v1/datasets", json=name)

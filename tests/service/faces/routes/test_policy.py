@@ -690,8 +690,7 @@ def free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets how many bytes the disk has left, noticed at once."""
 
     def set_free(size: int) -> None:
-        for module in (disk_room, row_room):
-            monkeypatch.setattr(module, "free_of", lambda *_, **__: size)
+        monkeypatch.setattr(disk_room, "free_of", lambda *_, **__: size)
 
     monkeypatch.setattr(row_room, "_SECONDS", 0)
     return set_free
