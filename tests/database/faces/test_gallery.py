@@ -79,6 +79,7 @@ def test_every_process_sees_every_change(faces: FaceRepositories) -> None:
     others.refresh()
     assert len(others.rows) == 0
     assert near(mine, new) == []
+    assert mine._known == others._known == {}
 
 
 @pytest.mark.parametrize("later", [0, 1, 2])

@@ -205,6 +205,7 @@ def test_an_image_whose_client_leaves_while_it_is_pushed_is_marked(
         await asyncio.gather(request, return_exceptions=True)
         await until(lambda: api.client.keys(redis_keys.ABANDONED_PREFIX.decode() + "*"))
         assert WorkerQueues(worker_client, "w1").take(QUEUE, 4) == []
+        assert not api.dispatcher._abandoned._left
 
     run(valkey, use)
 

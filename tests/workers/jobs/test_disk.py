@@ -91,7 +91,7 @@ def test_a_disk_too_full_to_end_a_job_is_relieved_of_its_work(
     class FullDatabase:
         def succeed(self, *_: object) -> bool:
             ends.append(work.exists())
-            if work.exists() or len(ends) < 5:  # others take what is freed
+            if work.exists() or len(ends) < 6:  # others take what is freed
                 raise Unavailable("The disk of the database is full. Free space on it.")
             return True
 
@@ -112,5 +112,9 @@ def test_a_disk_too_full_to_end_a_job_is_relieved_of_its_work(
 
     with pytest.raises(Unavailable):  # that database is not on this disk
         attempt("postgresql+psycopg://there/opsin")._end({})
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "has_room", lambda *_: True)
+        with pytest.raises(Unavailable):  # it is only locked
+            attempt(None)._end({})
     assert attempt(None)._end({})
-    assert ends == [True, True, False, False, False]
+    assert ends == [True, True, True, False, False, False]
