@@ -89,14 +89,22 @@ def _size(path: str) -> int:
 
 
 def truncate_log(engine: Engine) -> bool:
-    """Move all pages to the SQLite file and empty its log; waits a while for readers."""
+    """Move all pages to the SQLite file and empty its log; waits a while for readers.
+
+    Returns:
+        Whether it is empty.
+    """
     deadline = time.monotonic() + _WAIT_SECONDS
     while True:
-        with closing(engine.raw_connection()) as connection:
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            (busy, _, _) = cursor.fetchone() or (1, 0, 0)
-            cursor.close()
+        try:
+            with closing(engine.raw_connection()) as connection:
+                cursor = connection.cursor()
+                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, _, _) = cursor.fetchone() or (1, 0, 0)
+                cursor.close()
+        except (sqlite3.Error, SQLAlchemyError) as error:  # such as a full disk
+            log.warning("database_log_not_truncated", error=type(error).__name__)
+            return False
         if not busy:
             return True
         if time.monotonic() > deadline:
@@ -107,8 +115,7 @@ def truncate_log(engine: Engine) -> bool:
 def relieve_log(engine: Engine) -> None:
     """Empty SQLite's log after a transaction that found no room: it keeps the size that it had."""
     if engine.dialect.name == "sqlite":
-        with suppress(sqlite3.Error):
-            truncate_log(engine)
+        truncate_log(engine)
 
 
 def give_back(engine: Engine) -> bool:

@@ -65,7 +65,7 @@ def rgb16_png(levels: npt.NDArray[np.uint16]) -> bytes:
     """A 16-bit PNG that Pillow reads but does not write; RGB or gray and alpha, shape (h, w, n)."""
     height, width, channels = levels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
-    return png(width, height, rows, depth=16, color={2: 4, 3: 2}[channels])
+    return png(width, height, rows, depth=16, color={2: 4, 3: 2, 4: 6}[channels])
 
 
 def tiff(width: int, height: int, body: bytes, **tags: int) -> bytes:

@@ -46,7 +46,7 @@ def _little_endian(image: Image.Image) -> Image.Image:
 def _mask_16_bit(image: Image.Image) -> Image.Image:
     """Convert a 16-bit gray image with one transparent level; Pillow would clip it at 255."""
     levels = np.asarray(image)
-    gray = Image.fromarray((levels >> 8).astype(np.uint8))
+    gray = Image.fromarray(scale_integers(levels))
     transparent = levels == image.info["transparency"]
     gray.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
     return gray

@@ -37,7 +37,7 @@ from models.images.isolated import decode_isolated, size_of, too_large
 from models.images.jpeg import is_complete
 from models.images.jpeg_structure import END_MARKER, read_structure
 from models.images.netpbm import decode_netpbm, read_header
-from models.images.png import only_needed, without_checksum
+from models.images.png import is_black, only_needed, without_checksum
 from models.images.tiff import open_deep_tiff
 
 REGISTERED: Final = (
@@ -50,7 +50,7 @@ REGISTERED: Final = (
 )
 
 _PNG_COLORS = (2, 4, 6)  # RGB, gray with alpha, RGBA
-_DARK = 15  # the high byte of 12 bits
+_DARK, _DIM = 15, 63  # the high byte of 12 bits, and of 14
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # TIFF tags
 # A real file is read in some hundreds to thousands of pieces. One made of millions of tiny
 # chunks keeps Pillow's Python loops, and with them the interpreter lock, busy for many seconds.
@@ -230,18 +230,29 @@ def _load_png(image: Image.Image, raw: bytes) -> Image.Image:
         image = Image.open(_MeteredReader(whole), formats=["PNG"])
         image.load()
     if raw[24] == 16 and raw[25] in _PNG_COLORS:
-        _check_deep_png(image)
+        return _scaled_deep_png(image, raw)
     return image
 
 
-def _check_deep_png(image: Image.Image) -> None:
-    """Refuse what Pillow makes almost black: it drops the low byte of most 16-bit kinds."""
+def _scaled_deep_png(image: Image.Image, raw: bytes) -> Image.Image:
+    """Scale levels of 14 bits, and refuse what Pillow makes (almost) black.
+
+    It drops the low byte of most 16-bit kinds.
+    """
     brightest = max(int(high) for _, high in image.getextrema()[:3])  # type: ignore[misc]
-    if 0 < brightest <= _DARK:
+    if brightest > _DIM or (brightest == 0 and is_black(raw)):
+        return image
+    if brightest <= _DARK:
         raise InvalidImage(
-            "The PNG has 16-bit colors of which only the lowest 12 bits are used. "
+            "The PNG has 16-bit colors of which at most the lowest 12 bits are used. "
             "Save it with 8 bits."
         )
+    alpha = image.getchannel("A") if "A" in image.getbands() else None
+    scaled = image.convert("RGB").point([min(255, level * 255 // _DIM) for level in range(256)] * 3)
+    if alpha is not None:
+        scaled.putalpha(alpha)
+    scaled.info = image.info
+    return scaled
 
 
 def _invalid(image_format: ImageFormat, error: Exception) -> InvalidImage:

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+
 from contracts.errors import InvalidImage
 
 SIGNATURE: Final = b"\x89PNG\r\n\x1a\n"
@@ -39,6 +41,9 @@ _USEFUL = {
 }
 # Of chunks of one name, until one is good: unpacking each of ten thousand would take half a minute.
 _MAX_LOOKS = 4
+# Of 16-bit RGB, gray with alpha and RGBA: the bytes of the color and of the whole pixel.
+_DEEP_BYTES: Final = {2: (6, 6), 4: (2, 4), 6: (6, 8)}
+_PIECE_BYTES = 1 << 20
 
 
 def only_needed(raw: bytes) -> bytes:
@@ -88,6 +93,30 @@ def without_checksum(raw: bytes) -> bytes | None:
     body = b"IDAT" + b"".join(pixels)[:-_CHECKSUM_BYTES]
     joined = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     return b"".join([*others[:place], joined, *others[place:], _END])
+
+
+def is_black(raw: bytes) -> bool:
+    """Whether all colors of a PNG with 16-bit RGB, RGBA or gray and alpha are zero.
+
+    Rows are stored as differences from their neighbors; those of zeros are zeros. An interlaced
+    image, whose rows have several lengths, counts as black.
+    """
+    width, interlaced = struct.unpack(">I", raw[16:20])[0], raw[28]
+    colors, pixel = _DEEP_BYTES[raw[_COLOR_TYPE_AT]]
+    row, stream, rest = 1 + width * pixel, zlib.decompressobj(), b""
+    if interlaced:
+        return True
+    for name, start, end in _chunks(raw):
+        packed = raw[start + 8 : end - 4] if name == b"IDAT" else b""
+        while packed:
+            rest += stream.decompress(packed, max(row, _PIECE_BYTES))
+            packed = stream.unconsumed_tail
+            whole = len(rest) - len(rest) % row
+            rows = np.frombuffer(rest[:whole], np.uint8).reshape(-1, row)[:, 1:]
+            if rows.reshape(-1, pixel)[:, :colors].any():
+                return False
+            rest = rest[whole:]
+    return True
 
 
 def _chunks(raw: bytes) -> Iterator[tuple[bytes, int, int]]:

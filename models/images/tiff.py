@@ -28,6 +28,7 @@ _MAX_LEVEL, _PLANAR, _PREDICTOR = 281, 284, 317
 _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
 _EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
 _LISTS: Final = (_STRIP_OFFSETS, _STRIP_SIZES, _TILE_OFFSETS, _TILE_SIZES)
+_PROFILE: Final = 34675
 _COPIED: Final = (_HEIGHT, _COMPRESSION, _ROWS_PER_STRIP, _TILE_LENGTH)
 # None, LZW, deflate (two numbers), PackBits, LZMA, Zstandard.
 _COMPRESSIONS: Final = {1, 5, 8, 32946, 32773, 34925, 50000}
@@ -77,7 +78,10 @@ class DeepTiff:
         else:
             eight = scale_integers(levels, self.tags.get(_MAX_LEVEL))
         image = Image.fromarray(eight if self.bands > 1 else eight[..., 0])
-        return ORIENTATIONS.get(self.tags.get(_ORIENTATION, 1), UPRIGHT).apply(image)
+        upright = ORIENTATIONS.get(self.tags.get(_ORIENTATION, 1), UPRIGHT).apply(image)
+        if isinstance(profile := self.tags.get(_PROFILE), bytes):
+            upright.info["icc_profile"] = profile
+        return upright
 
     @property
     def _is_separate(self) -> bool:

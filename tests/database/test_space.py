@@ -234,3 +234,14 @@ def patience_of(engine: Engine) -> set[int]:
     finally:
         for one in connections:
             one.close()
+
+
+def test_a_log_that_a_full_disk_keeps_is_told(
+    sqlite: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full() -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    assert space.truncate_log(sqlite)
+    monkeypatch.setattr(sqlite, "raw_connection", full)
+    assert not space.truncate_log(sqlite)

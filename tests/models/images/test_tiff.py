@@ -15,7 +15,7 @@ from contracts.errors import ImageTooLarge, InvalidImage
 from models.catalog import CATALOG
 from models.images.decode import DecodedImage, decode
 from models.images.levels import scale_integers
-from tests.images import encoded, rgb16_png, scene
+from tests.images import display_p3, encoded, rgb16_png, scene
 
 NETWORK = CATALOG["squeezenet"]
 
@@ -31,7 +31,7 @@ def difference(data: bytes, expected: Image.Image) -> int:
 
 
 def tiff(
-    levels: npt.NDArray[Any], *, separate: bool = False, order: str = "<", **tags: int
+    levels: npt.NDArray[Any], *, separate: bool = False, order: str = "<", **tags: int | bytes
 ) -> bytes:
     """A TIFF of several bands, written by hand; Pillow cannot write them. One strip a plane."""
     height, width, bands = levels.shape
@@ -51,10 +51,14 @@ def tiff(
         279: ("I", [len(strip) for strip in strips]),
         284: ("H", [2 if separate else 1]),
         339: ("H", [kind] * bands),
-    } | {int(name[1:]): ("H", [value]) for name, value in tags.items()}
+    } | {int(name[1:]): _field(value) for name, value in tags.items()}
     body = b"".join(strips)
     head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, 8 + len(body))
     return head + body + directory(fields, 8 + len(body), order)
+
+
+def _field(value: int | bytes) -> tuple[str, list[int]]:
+    return ("H", [value]) if isinstance(value, int) else ("B", list(value))
 
 
 def directory(fields: dict[int, tuple[str, list[int]]], at: int, order: str = "<") -> bytes:
@@ -65,7 +69,7 @@ def directory(fields: dict[int, tuple[str, list[int]]], at: int, order: str = "<
         packed = struct.pack(f"{order}{len(values)}{letter}", *values)
         if len(packed) > 4:
             packed, extra = struct.pack(order + "I", extra_at + len(extra)), extra + packed
-        entries += struct.pack(order + "HHI", tag, {"H": 3, "I": 4}[letter], len(values))
+        entries += struct.pack(order + "HHI", tag, {"H": 3, "I": 4, "B": 7}[letter], len(values))
         entries += packed.ljust(4, b"\0")
     return struct.pack(order + "H", len(fields)) + entries + bytes(4) + extra
 
@@ -170,6 +174,17 @@ def test_gray_of_either_order_of_bytes(order: str, kind: type) -> None:
     assert difference(tiff(levels[..., None], order=order), expected) <= 2
 
 
+@pytest.mark.parametrize("kind", ["u2", "f4"])
+def test_its_color_profile_counts(kind: str) -> None:
+    levels = np.full((16, 16, 3), (200, 60, 40)) * (257 if kind == "u2" else 1 / 255)
+    image = Image.new("RGB", (16, 16), (200, 60, 40))
+    assert difference(tiff(levels.astype(kind)), image) <= 1
+    described = encoded(image, "TIFF", icc_profile=display_p3())
+    assert difference(described, image) > 10
+    deep = tiff(levels.astype(kind), t34675=display_p3())
+    assert difference(deep, Image.fromarray(read(described).pixels)) <= 1
+
+
 def test_a_stated_white_level_counts() -> None:
     dim = np.full((4, 4, 3), 1000, np.uint16)
     assert scale_integers(dim).max() > 240
@@ -178,10 +193,39 @@ def test_a_stated_white_level_counts() -> None:
     assert read(tiff(np.full((4, 4, 3), 1000, np.uint16), t281=4000)).pixels.max() == 64
 
 
-def test_color_png_of_12_bits_in_16_is_refused_in_words() -> None:
+@pytest.mark.parametrize("alpha", [False, True])
+@pytest.mark.parametrize("factor", [1, 4, 16])
+def test_color_png_of_12_bits_in_16_is_refused_in_words(factor: int, *, alpha: bool) -> None:
+    levels = COLORS.astype(np.uint16)
+    if alpha:
+        levels = np.dstack([levels, np.full_like(levels[..., 0], 255)])
     with pytest.raises(InvalidImage, match="Save it with 8 bits"):
-        read(rgb16_png(COLORS.astype(np.uint16) * 16))
+        read(rgb16_png(levels * factor))
     assert read(rgb16_png(COLORS.astype(np.uint16) * 0)).pixels.max() == 0
+
+
+def test_a_black_color_png_of_16_bits_is_black_where_it_is_opaque() -> None:
+    levels = np.zeros((*COLORS.shape[:2], 4), np.uint16)
+    levels[: len(levels) // 2, :, 3] = 65535
+    pixels = read(rgb16_png(levels)).pixels
+    assert pixels.min() == 0
+    assert pixels.max() == 255
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_color_png_of_14_bits_in_16_is_scaled(*, alpha: bool) -> None:
+    levels = COLORS.astype(np.uint16) * 64
+    if alpha:
+        levels = np.dstack([levels, np.full_like(levels[..., 0], 65535)])
+    assert difference(rgb16_png(levels), Image.fromarray(COLORS)) <= 5
+
+
+def test_12_bits_of_gray_with_a_transparent_level_are_scaled() -> None:
+    levels = COLORS[..., 0].astype(np.uint16) * 16
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "PNG", transparency=7)
+    expected = Image.fromarray(COLORS[..., 0]).convert("RGB")
+    assert difference(file.getvalue(), expected) <= 2
 
 
 def test_png_of_dark_16_bit_gray_with_alpha_is_refused() -> None:
