@@ -151,12 +151,14 @@ class FigureGrowth:
 
     Attributes:
         early: After the warm-up: the median of a fifth of the samples.
+        middle: The median of the fifth in the middle.
         late: The median of the last fifth.
         maximum: The largest after the warm-up.
     """
 
     name: str
     early: float
+    middle: float
     late: float
     maximum: float
 
@@ -167,11 +169,16 @@ class FigureGrowth:
 
     @property
     def is_flat(self) -> bool:
-        """Whether it grew by at most 5%, or by less than 2 MiB or 3; graphs may not."""
+        """Whether it grew by at most 5%, or by less than 2 MiB or 3; graphs may not.
+
+        What is counted may also stop growing: a pool opens its last connections late.
+        """
         if self.name.endswith("traced graphs"):
             return self.late <= self.early
-        too_much = _MEMORY_GRAIN if "MiB" in self.name else 3
-        return self.growth <= MAX_GROWTH or self.late - self.early < too_much
+        is_memory = "MiB" in self.name
+        too_much = _MEMORY_GRAIN if is_memory else 3
+        has_stopped = not is_memory and self.late <= self.middle
+        return has_stopped or self.growth <= MAX_GROWTH or self.late - self.early < too_much
 
 
 def growth_of_figures(samples: Sequence[Sample]) -> list[FigureGrowth]:
@@ -185,8 +192,8 @@ def growth_of_figures(samples: Sequence[Sample]) -> list[FigureGrowth]:
     growth = []
     for name in warm_up[0].figures:
         row = [sample.figures[name] for sample in warm_up]
-        early, late = statistics.median(row[:fifth]), statistics.median(row[-fifth:])
-        growth.append(FigureGrowth(name, early, late, max(row)))
+        parts = (row[:fifth], row[2 * fifth : 3 * fifth] or row, row[-fifth:])
+        growth.append(FigureGrowth(name, *map(statistics.median, parts), max(row)))
     return growth
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.reliability.soak import FigureGrowth
+from tests.reliability.soak import FigureGrowth, Sample, growth_of_figures
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,16 @@ from tests.reliability.soak import FigureGrowth
 def test_a_figure_is_flat_if_it_grew_by_a_twentieth_or_by_little(
     name: str, early: float, late: float, is_flat: bool
 ) -> None:
-    assert FigureGrowth(name, early, late, late).is_flat is is_flat
+    assert FigureGrowth(name, early, early, late, late).is_flat is is_flat
+
+
+@pytest.mark.parametrize(("name", "is_flat"), [("jobs: descriptors", True), ("memory, MiB", False)])
+def test_what_is_counted_may_stop_growing(name: str, is_flat: bool) -> None:
+    samples = [Sample(done, {name: 22 if done > 30 else 18}) for done in range(100)]
+    samples[:20] = []
+    (figure,) = growth_of_figures([Sample(0, {name: 18})] * 20 + samples)
+    assert (figure.early, figure.middle, figure.late) == (18, 22, 22)
+    assert figure.is_flat is is_flat
+    samples[-20:] = [Sample(100, {name: 26})] * 20
+    (figure,) = growth_of_figures([Sample(0, {name: 18})] * 20 + samples)
+    assert not figure.is_flat
