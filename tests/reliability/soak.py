@@ -171,12 +171,13 @@ class FigureGrowth:
     def is_flat(self) -> bool:
         """Whether it grew by at most 5%, or by less than 2 MiB or 3; graphs may not.
 
-        What is counted may also stop growing: a pool opens its last connections late.
+        What is counted may also stop growing. A pool opens its last connections late, and each one
+        to SQLite has two or three descriptors.
         """
         if self.name.endswith("traced graphs"):
             return self.late <= self.early
         is_memory = "MiB" in self.name
-        too_much = _MEMORY_GRAIN if is_memory else 3
+        too_much = _MEMORY_GRAIN if is_memory else 8 if "descriptors" in self.name else 3
         has_stopped = not is_memory and self.late <= self.middle
         return has_stopped or self.growth <= MAX_GROWTH or self.late - self.early < too_much
 
