@@ -202,12 +202,15 @@ def writing(engine: Engine) -> Iterator[Session]:
             session.flush()
             driver: Any = session.connection().connection.driver_connection
             is_committing = True
-            transaction.commit()
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                if _is_undone(error):
+                    driver.rollback()  # to SQLAlchemy it has ended, to SQLite it need not have
+                    is_committing = False
+                raise
     except Unavailable as error:
-        if is_committing and _is_undone(error.__cause__):
-            driver.rollback()  # to SQLAlchemy the transaction has ended, to SQLite it need not
-        else:
-            error.is_outcome_unknown |= is_committing
+        error.is_outcome_unknown |= is_committing
         raise
     finally:
         writers.release()
@@ -257,9 +260,9 @@ def _translated() -> Iterator[None]:
         raise _unavailable() from error
 
 
-def _is_undone(error: BaseException | None) -> bool:
+def _is_undone(error: DBAPIError) -> bool:
     """Whether SQLite says that a COMMIT has written nothing: it shows there that a disk is full."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    code = getattr(error.orig, "sqlite_errorcode", None)
     return code is not None and code & 0xFF in _NOTHING_WRITTEN
 
 

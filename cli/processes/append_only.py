@@ -23,7 +23,7 @@ _PIECE = 2**20
 
 
 def mend(folder: Path) -> str | None:
-    """Leave out of the files what is no command.
+    """Remove what is not a command from the files.
 
     Args:
         folder: Of a Valkey that does not run.
@@ -56,9 +56,9 @@ def mend(folder: Path) -> str | None:
 
 
 def _damage(content: mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Where each part begins and ends that is no command.
+    """Where each part begins and ends that is not a command.
 
-    One that is cut off by the end of the file is: Valkey leaves it out by itself.
+    A last command that is cut off is not damage: Valkey leaves it out by itself.
     """
     at, size = 0, len(content)
     while at < size:

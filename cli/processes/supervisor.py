@@ -78,7 +78,7 @@ class Supervisor:
         """
         for slot in self._slots:
             code = slot.child.exit_code()
-            if code is not None and self._is_repaired(slot):
+            if code is not None and self._repair(slot):
                 slot.child = Child(slot.program)
             elif code is not None:
                 raise CommandError(_exit_message(slot.program, f"could not start ({_cause(code)})"))
@@ -103,7 +103,7 @@ class Supervisor:
         if code is None:
             return
         slot.child.kill()  # its own children, if any are left
-        self._is_repaired(slot)
+        self._repair(slot)
         slot.quick_crashes = slot.quick_crashes + 1 if lifetime < QUICK_SECONDS else 1
         is_at_fault = not slot.has_run and code not in {0, -signal.SIGKILL}
         if slot.quick_crashes >= QUICK_LIMIT and is_at_fault:
@@ -116,15 +116,16 @@ class Supervisor:
         slot.restart_at = time.monotonic() + delay
         self._report(f"{slot.program.name} ended ({_cause(code)}); restarting it in {delay:g} s.")
 
-    def _is_repaired(self, slot: _Slot) -> bool:
-        told = None
+    def _repair(self, slot: _Slot) -> bool:
+        """Repair what keeps a program from starting; whether there was something."""
+        message = None
         try:
-            told = slot.program.repair() if slot.program.repair else None
+            message = slot.program.repair() if slot.program.repair else None
         except OSError as error:
             self._report(f"{slot.program.name} could not be repaired: {error}.")
-        if told is not None:
-            self._report(told)
-        return told is not None
+        if message is not None:
+            self._report(message)
+        return message is not None
 
     def terminate(self) -> None:
         """Ask all to finish, and wait for none; `stop` waits."""

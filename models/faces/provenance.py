@@ -131,7 +131,7 @@ def erase(store: Store, subject_id: str) -> list[TrainedVersion]:
     damaged = [
         TrainedVersion(model, version)
         for model in store.names()
-        for version in store.delete_damaged(model, subject_id)
+        for version in store.delete_damaged(model, f'"{subject_id}"')
     ]
     return trained_versions + damaged
 

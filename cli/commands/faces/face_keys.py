@@ -46,8 +46,8 @@ def rotate() -> None:
     notes().print(f"[green]✓[/] {count} subjects are encrypted by {faces.cipher.key_id}")
     if damaged:
         raise CommandError(
-            f"The keys of {counted(len(damaged), 'subject')} are damaged, so nobody can read "
-            f"their templates: {few(damaged)}. Erase and enroll them again."
+            f"The keys of {counted(len(damaged), 'subject')} are damaged, so their templates "
+            f"cannot be read: {few(damaged)}. Erase and enroll them again."
         )
 
 
